@@ -40,6 +40,7 @@ docs/architecture.md shows how the packages work together.
       activity.py        steps under way and documents done, for progress lines
       cluster.py         the connection to Ray; the number of CPUs
       ray_token.py       the token of a Ray cluster, found as Ray finds it
+      ray_job.py         the id of the Ray Job that this process drives
       own_modules.py     modules beside a recipe, without their directory in sys.path
       own_sources.py     their sources, read once: what is hashed is what runs
       plugin_code.py     identity of users' code: local modules by contents, packages by version

@@ -6,13 +6,14 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from penstock import extras
+from penstock.activity import step
 from penstock.errors import JobError, PenstockError
 from penstock.ray_token import Token, find_token
 from penstock.temporary import private_directory
@@ -24,6 +25,9 @@ DEBUG = "PENSTOCK_DEBUG"
 
 _OBJECT_STORE = 512 * 2**20
 """Bytes of the object store: results are small records, and shared state is stored once."""
+
+_WORKER_DIED = "A worker died or was killed while executing a task"
+"""In what Ray prints of a worker that died."""
 
 _REACHING = 10.0
 """Seconds for the port of ``RAY_ADDRESS`` to accept a connection, and for the head to answer."""
@@ -66,19 +70,21 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
         # A client has no directories in its settings, and pickles them.
         "job_config": None if (address or "").startswith("ray://") else _job_config(),
     }
+    if not debug:
+        _hide_lost_workers()
     if address and address != "local":
-        _reach(address)
-    try:
-        if address and address != "local":
-            with _authenticated():
-                ray.init(address=address, **quiet)
-            return ray
-    except (ConnectionError, RuntimeError) as error:
-        raise JobError(
-            f"no Ray at {address} ({error})",
-            key="RAY_ADDRESS",
-            fix="start one with `ray start --head`, or unset RAY_ADDRESS",
-        ) from None
+        with step(f"connecting to Ray at {address}"):
+            loopback = _reach(address)
+            try:
+                with _settings(_authenticating() | (_ON_LOOPBACK if loopback else {})):
+                    ray.init(address=address, **quiet)
+            except (ConnectionError, RuntimeError) as error:
+                raise JobError(
+                    f"no Ray at {address} ({error})",
+                    key="RAY_ADDRESS",
+                    fix="start one with `ray start --head`, or unset RAY_ADDRESS",
+                ) from None
+        return ray
     try:
         with _closed_to_others() as directory:
             ray.init(
@@ -109,30 +115,39 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
     return ray
 
 
-def _reach(address: str) -> None:
+def _reach(address: str) -> bool:
     """Check that the head of an address answers, and takes the token that is found here.
 
+    Ray takes the address of the machine's network in place of a loopback address, and tries it for
+    more than a minute where its head listens on loopback alone.
+
+    Returns:
+        Whether the head listens on loopback alone, so that Ray has to take the address as it is.
+
     Raises:
-        JobError: It does not.
+        JobError: It does not answer, or refuses the token.
     """
+    from ray._private.services import resolve_ip_for_localhost
+
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
         host, port = parts.hostname, parts.port
     except ValueError:  # Ray says what is wrong with it
-        return
+        return False
     if host is None or port is None:  # as of ``auto``
-        return
-    try:
-        socket.create_connection((host, port), timeout=_REACHING).close()
-    except OSError as error:
+        return False
+    if error := _unreachable(host, port):
         raise JobError(
             f"no Ray at {address} (no answer: {error.strerror or error})",
             key="RAY_ADDRESS",
             fix="start one with `ray start --head`, or unset RAY_ADDRESS",
-        ) from None
+        )
     token = find_token()
-    if parts.scheme or not _refuses(f"{host}:{port}", token):
-        return
+    if parts.scheme:
+        return False
+    if not _refuses(f"{host}:{port}", token):
+        taken = resolve_ip_for_localhost(host)
+        return taken != host and _unreachable(taken, port) is not None
     if token.value:
         problem = f"the Ray at {address} refuses the token of {token.place}"
     else:
@@ -143,6 +158,15 @@ def _reach(address: str) -> None:
         fix="on the head `ray get-auth-token` prints it: write it to ~/.ray/auth_token, mode 0600, "
         "or to a file that RAY_AUTH_TOKEN_PATH names",
     )
+
+
+def _unreachable(host: str, port: int) -> OSError | None:
+    """Return the error of a connection, or None where one is accepted."""
+    try:
+        socket.create_connection((host, port), timeout=_REACHING).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _refuses(address: str, token: Token) -> bool:
@@ -161,23 +185,32 @@ def _refuses(address: str, token: Token) -> bool:
     return False
 
 
-@contextmanager
-def _authenticated() -> Iterator[None]:
-    """Make Ray send the token that is found here, also where ``RAY_AUTH_MODE`` is not set.
+def _authenticating() -> dict[str, str]:
+    """Return the setting with which Ray sends the token that is found here.
 
     A head without authentication takes calls with a token, too.
     """
-    from ray._raylet import Config  # type: ignore[attr-defined]
+    asked = "RAY_AUTH_MODE" not in os.environ and find_token().value
+    return {"RAY_AUTH_MODE": "token"} if asked else {}
 
-    if "RAY_AUTH_MODE" in os.environ or not find_token().value:
-        yield
+
+def _hide_lost_workers() -> None:
+    """Hide Ray's thousand characters on each worker that died, for which runners have a line.
+
+    The thread that prints them does not heed ``log_to_driver`` (Ray 2.60:
+    ``listen_error_messages`` in ``ray/_private/worker.py``).
+    """
+    from ray._private import worker
+
+    shown = worker.print_to_stdstream
+    if getattr(shown, "__module__", "") == __name__:
         return
-    os.environ["RAY_AUTH_MODE"] = "token"
-    Config.initialize("")  # it has read the environment already
-    try:
-        yield
-    finally:
-        del os.environ["RAY_AUTH_MODE"]
+
+    def print_others(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        if not any(_WORKER_DIED in str(line) for line in data.get("lines", ())):
+            shown(data, ignore_prefix)
+
+    worker.print_to_stdstream = print_others
 
 
 def extend_path(path: Iterable[str]) -> None:
@@ -229,14 +262,11 @@ def _closed_to_others() -> Iterator[Path]:
     ``~/.ray`` for reading. The settings are inherited by the processes that Ray starts, and are
     undone at the end, so that this process can connect to a cluster later.
     """
-    import ray._private.ray_constants as constants
-    from ray._raylet import Config  # type: ignore[attr-defined]
-
     directory = private_directory("ray", os.environ.get("RAY_TMPDIR"))
     if len(os.fsencode(directory)) > _LONGEST_DIRECTORY:
         directory = private_directory("ray", "/tmp")
     settings = {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        **_ON_LOOPBACK,
         "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
         # Servers of metrics, which answer all users of the machine, cannot start at this port.
@@ -245,13 +275,30 @@ def _closed_to_others() -> Iterator[Path]:
     }
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         settings["RAY_AUTH_TOKEN_PATH"] = str(_token(directory / "token"))
+    with _settings(settings):
+        yield directory
+
+
+_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Has Ray take 127.0.0.1 as it is."""
+
+
+@contextmanager
+def _settings(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables of Ray, which it has read already, and undo them at the end."""
+    import ray._private.ray_constants as constants
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    if not settings:
+        yield
+        return
     before = {name: os.environ.get(name) for name in settings}
     clusters = constants.ENABLE_RAY_CLUSTER
     os.environ.update(settings)
-    constants.ENABLE_RAY_CLUSTER = False
-    Config.initialize("")  # it has read the environment already
+    constants.ENABLE_RAY_CLUSTER = clusters and not _ON_LOOPBACK.items() <= settings.items()
+    Config.initialize("")
     try:
-        yield directory
+        yield
     finally:
         constants.ENABLE_RAY_CLUSTER = clusters
         for name, value in before.items():

@@ -39,6 +39,7 @@ from typing import Any
 
 from penstock.display import logger_of
 from penstock.errors import LeaseError
+from penstock.ray_job import current_job
 from penstock.storage import (
     AnyPath,
     atomic_file,
@@ -168,7 +169,7 @@ class Lease:
             machine=_machine(),
             pid=os.getpid(),
             started=_started(os.getpid()) or "",
-            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:2]]),
+            command=_command(),
             since=now,
             signed=now,
         )
@@ -351,6 +352,15 @@ def _decoded(content: bytes | None) -> _Holder | None:
         and all(0 <= moment < _END_OF_TIME for moment in (holder.since, holder.signed))
     )
     return holder if sound else None
+
+
+def _command() -> str:
+    """Describe this process: its command, and the job whose driver it is."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    command = " ".join([name, *sys.argv[1:2]])
+    job = current_job()
+    return command if job is None else f"{command} of job {job}, `penstock stop {job}`"
 
 
 def _machine() -> str:

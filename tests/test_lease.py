@@ -20,6 +20,7 @@ from penstock import lease as module
 from penstock.artefact import Draft, FileRecord, Workspace
 from penstock.errors import LeaseError
 from penstock.lease import Lease
+from penstock.ray_job import current_job
 from penstock.storage import (
     AnyPath,
     atomic_file,
@@ -283,6 +284,7 @@ made = made or libc.mount(b"proc", b"/proc", b"proc", 0, b"hidepid=%d")
 sys.path.insert(0, {str(ROOT)!r})
 from penstock.errors import LeaseError
 from penstock.lease import Lease
+from penstock.ray_job import current_job
 """
 
 TAKE = """
@@ -401,3 +403,20 @@ def _write(draft: Draft, name: str) -> None:
     with atomic_file(draft.path / name) as sink:
         sink.write(name.encode())
     draft.record(name, [FileRecord.of(name, sink)])
+
+
+def test_the_job_that_holds_a_lease_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = json.dumps({"runtime_env": {}, "metadata": {"job_submission_id": "c1"}})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/penstock/__main__.py", "curate", "recipe.yaml"])
+    lease = Lease(tmp_path)
+    lease.hold()
+    try:
+        described = str(lease.driver())
+        assert described.startswith("penstock curate of job c1, `penstock stop c1` (process ")
+        for other in ("", "[]", '{"metadata": {"job_submission_id": "a b"}}'):
+            assert current_job({"RAY_JOB_CONFIG_JSON_ENV_VAR": other}) is None
+    finally:
+        lease.release()

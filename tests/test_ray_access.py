@@ -16,7 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from penstock.cluster import on_loopback
+from penstock.activity import current_steps
+from penstock.cluster import connect, on_loopback
+from penstock.errors import JobError
 from penstock.temporary import private_directory
 from tests.harness import ROOT
 from tests.harness.sockets import listening
@@ -267,18 +269,22 @@ def test_the_command_imports_nothing_from_the_directory_that_it_starts_in(tmp_pa
     assert done.stdout.startswith("penstock")
 
 
-def _connected(**environment: str) -> subprocess.CompletedProcess[str]:
+_TASK = "print(ray.get(ray.remote(lambda: 2).options(num_cpus=0).remote()))"
+
+
+def _connected(task: str = _TASK, **environment: str) -> subprocess.CompletedProcess[str]:
     """Connect to this process's Ray from another process, as ``penstock curate`` does; run a task.
 
-    The process has no ``RAY_AUTH_MODE``.
+    The process has no ``RAY_AUTH_MODE``, and Ray listens on loopback alone, which it is not told.
     """
     import ray
 
     code = (
         "import os\nfrom penstock.cluster import connect\nfrom penstock.errors import JobError\n"
+        "before = dict(os.environ)\n"
         "try:\n    ray = connect()\nexcept JobError as error:\n    raise SystemExit(str(error))\n"
-        "assert 'RAY_AUTH_MODE' not in os.environ\n"
-        "print(ray.get(ray.remote(lambda: 2).options(num_cpus=0).remote()))"
+        "names = 'RAY_AUTH_MODE', 'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'\n"
+        "assert [os.environ.get(n) for n in names] == [before.get(n) for n in names]\n" + task
     )
     own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return subprocess.run(
@@ -286,7 +292,6 @@ def _connected(**environment: str) -> subprocess.CompletedProcess[str]:
         env={
             **own,
             "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else 127.0.0.1 is the network's address
             "PYTHONPATH": str(ROOT),
             **environment,
         },
@@ -304,6 +309,22 @@ def test_a_driver_sends_the_token_that_it_finds() -> None:
     assert (found.returncode, found.stdout.strip()) == (0, "2"), found.stderr
 
 
+def test_what_ray_says_of_a_worker_that_died_is_hidden_without_debug() -> None:
+    """The runner has a line of its own; the rest of what Ray reports is shown."""
+    token = private_directory("ray", os.environ.get("RAY_TMPDIR")) / "token"
+    task = (
+        "import time\n"
+        "kill = ray.remote(lambda: os._exit(9)).options(num_cpus=0, max_retries=0)\n"
+        "try:\n    ray.get(kill.remote())\nexcept ray.exceptions.RayError:\n    print('lost')\n"
+        "time.sleep(3)\n"
+    )
+    hidden = _connected(task, RAY_AUTH_TOKEN_PATH=str(token))
+    assert (hidden.returncode, hidden.stdout.strip()) == (0, "lost"), hidden.stderr
+    assert "A worker died" not in hidden.stderr
+    shown = _connected(task, RAY_AUTH_TOKEN_PATH=str(token), PENSTOCK_DEBUG="1")
+    assert "A worker died" in shown.stdout + shown.stderr
+
+
 def test_a_token_that_is_refused_or_missing_is_named(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     wrong.write_text("0123456789abcdef-of-another-cluster")
@@ -314,3 +335,19 @@ def test_a_token_that_is_refused_or_missing_is_named(tmp_path: Path) -> None:
     assert f"{tmp_path}/.ray/auth_token" in missing.stderr
     assert all(one.stderr.startswith("RAY_ADDRESS: ") for one in (refused, missing))
     assert "0123456789abcdef" not in refused.stderr
+
+
+def test_the_step_of_connecting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took 80 s, in which the command said its own name alone."""
+    names: list[str] = []
+
+    def reach(address: str) -> bool:
+        names.extend(step.name for step in current_steps())
+        raise JobError("no answer", file=address)
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("penstock.cluster._reach", reach)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(JobError):
+        connect()
+    assert names[-1] == "connecting to Ray at 127.0.0.1:9"

@@ -7,6 +7,7 @@
       │                                                                document_commands.py,
       │                                                                job_commands.py,
       │                                                                console.py, terminal.py,
+      │                                                                os_errors.py,
       │                                                                heartbeat.py,
       │                                                                progress_lines.py
       └─ api               penstock.curate, train, compare, open, ...  api.py, progress.py

@@ -16,13 +16,14 @@ from penstock.display import terminal_text
 from penstock.errors import PenstockError, RecipeError, SelectorError, UnmadeError, did_you_mean
 from penstock.jobs.browse_commands import SERVING
 from penstock.jobs.document_commands import DOCUMENTS
-from penstock.jobs.job_commands import JOBS
+from penstock.jobs.job_commands import INTERRUPTED, JOBS
 from penstock.jobs.looking_commands import LOOKING
 from penstock.jobs.options import on_console as _on_console
 from penstock.jobs.options import on_recipe as _on_recipe
 from penstock.jobs.options import on_runner as _on_runner
 from penstock.jobs.options import on_trust as _on_trust
 from penstock.jobs.options import with_recipe
+from penstock.jobs.os_errors import os_error_text
 from penstock.jobs.terminal import prepare_streams, write_error, write_line
 from penstock.panics import is_panic, panic_reason
 from penstock.recipe import Recipe
@@ -35,6 +36,9 @@ if TYPE_CHECKING:  # commands import what they use: starting takes 0.3 s less
 __all__ = ["main"]
 
 
+_INTERRUPTED = "interrupted; run the same command to continue"
+
+
 class CommandGroup(click.Group):
     """Commands whose errors become a line on stderr and an exit status."""
 
@@ -43,9 +47,12 @@ class CommandGroup(click.Group):
         try:
             with extras.named():
                 return super().invoke(context)
-        except (PenstockError, OSError) as error:
+        except PenstockError as error:
             write_error(f"penstock: {error}")
-            context.exit(error.exit_status if isinstance(error, PenstockError) else 1)
+            context.exit(error.exit_status)
+        except OSError as error:
+            write_error(f"penstock: {os_error_text(error)}")
+            context.exit(1)
         except click.ClickException as error:  # a shell may have put names of files in place of *
             error.message = terminal_text(error.message)  # type: ignore[misc]
             raise
@@ -53,7 +60,7 @@ class CommandGroup(click.Group):
             raise
         except (KeyboardInterrupt, click.Abort):  # Abort: at a question
             write_line("", sys.stderr)
-            write_error("penstock: interrupted; run the same command to continue")
+            write_error(f"penstock: {INTERRUPTED.get(context.invoked_subcommand, _INTERRUPTED)}")
             context.exit(130)
         except Exception:  # a fault of ours, whose message may quote the input
             write_error(traceback.format_exc().rstrip("\n"))

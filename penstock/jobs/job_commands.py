@@ -10,12 +10,12 @@ import click
 
 from penstock.display import numbered
 from penstock.jobs.options import Command, on_console, on_debug, on_trust
-from penstock.jobs.terminal import write_line
+from penstock.jobs.terminal import write_json, write_line, write_log_line
 
 if TYPE_CHECKING:  # commands import what they use
     from penstock.jobs.console import Console
 
-__all__ = ["JOBS"]
+__all__ = ["INTERRUPTED", "JOBS"]
 
 
 def _on_server(command: Command) -> Command:
@@ -41,20 +41,38 @@ def _on_server(command: Command) -> Command:
 @click.option("--no-wait", is_flag=True, help="Return as soon as the job is accepted.")
 @on_trust
 @on_debug
-@click.option("--json", "as_json", is_flag=True, help="The job's JSON is the last line as it is.")
-def submit(recipe: Path, job: str, address: str, no_wait: bool, as_json: bool, **sent: Any) -> None:
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object as the last line: the job's own, or of --no-wait its id and address.",
+)
+def submit(
+    recipe: Path,
+    job: str,
+    address: str,
+    submission_id: str | None,
+    no_wait: bool,
+    as_json: bool,
+    **sent: Any,
+) -> None:
     """Run a command on a Ray cluster, follow its log, exit with its status."""
+    from penstock.jobs.submit import new_id
     from penstock.jobs.submit import submit as run
 
+    name = submission_id or new_id()
     status = run(
         recipe,
         job,
         address,
+        submission_id=name,
         follow=not no_wait,
-        on_line=write_line,
+        on_line=write_log_line,
         progress=lambda line: write_line(line, sys.stderr),
         **sent,
     )
+    if no_wait and as_json:
+        write_json({"job": name, "address": address}, sys.stdout)
     sys.exit(status)
 
 
@@ -89,9 +107,11 @@ def status(console: Console, job: str | None, address: str, limit: int) -> None:
     )
     if older:
         console.write(f"{numbered(older, 'older job')}; --limit lists more")
+    if job and states[0].digest:
+        console.write(f"digest {states[0].digest}")
     if job and states[0].message:  # of a failed job it ends with its log: the last line says why
         said = [line for line in map(readable, states[0].message.splitlines()) if line]
-        for line in dict.fromkeys([*said[:1], *said[-1:]]):
+        for line in dict.fromkeys([*said[:1], states[0].error or said[-1]] if said else []):
             console.write(line)
     console.result({"jobs": [one.summary() for one in states], "older": older})
 
@@ -99,7 +119,11 @@ def status(console: Console, job: str | None, address: str, limit: int) -> None:
 @click.command()
 @click.argument("job")
 @_on_server
-@click.option("--tail", type=click.IntRange(min=1), help="Print the last lines only, as many.")
+@click.option(
+    "--tail",
+    type=click.IntRange(min=1),
+    help="Of the lines that are there print the last only, as many.",
+)
 @click.option("--follow", is_flag=True, help="Wait for further lines; exit with the job's status.")
 def logs(job: str, address: str, tail: int | None, follow: bool) -> None:
     """Print the log of a job on a cluster."""
@@ -108,15 +132,13 @@ def logs(job: str, address: str, tail: int | None, follow: bool) -> None:
     from penstock.jobs.job_states import known_job
     from penstock.jobs.submit import follow_submitted
 
-    if follow and tail:
-        raise click.UsageError("--tail prints what is there and ends: leave out --follow")
     client = connect(address)
     known_job(client, job)
     if not follow:
-        print_log(client, job, write_line, tail)
+        print_log(client, job, write_log_line, tail)
         return
     progress = lambda line: write_line(line, sys.stderr)  # noqa: E731
-    sys.exit(follow_submitted(client, job, write_line, progress))
+    sys.exit(follow_submitted(client, job, write_log_line, progress, tail))
 
 
 @click.command()
@@ -135,3 +157,11 @@ def stop(console: Console, job: str, address: str) -> None:
 
 JOBS = (submit, status, logs, stop)
 """The commands, which :mod:`penstock.jobs.cli` adds to its group."""
+
+INTERRUPTED: dict[str | None, str] = {
+    "submit": "interrupted; `penstock status` shows whether the job was sent",
+    "logs": "interrupted; the job is as it was",
+    "status": "interrupted",
+    "stop": "interrupted; `penstock status` shows whether the job has ended",
+}
+"""What is said of a command that Ctrl-C ended, where nothing is continued by running it again."""

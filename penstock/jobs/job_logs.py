@@ -8,6 +8,7 @@ its last lines without reading those before.
 from __future__ import annotations
 
 import codecs
+import collections
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from penstock.jobs.job_server import find_job, open_stream
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-__all__ = ["JobLog", "log_pieces", "log_tail", "print_log", "readable"]
+__all__ = ["JobLog", "log_from_tail", "log_pieces", "log_tail", "print_log", "readable"]
 
 _TAIL_BYTES = 256 * 2**10
 """Most bytes that are read for the last lines; where lines are longer, fewer are asked for."""
@@ -58,12 +59,13 @@ class JobLog:
         on_line: Called with each line.
 
     Attributes:
+        on_line: As given; it may be replaced.
         passed_on: Characters that were passed on, or wait for the end of their line.
     """
 
     def __init__(self, on_line: OnLine) -> None:
         self.passed_on = 0
-        self._on_line = on_line
+        self.on_line = on_line
         self._line = ""
 
     def feed(self, text: str, start: int = 0) -> int:
@@ -78,7 +80,7 @@ class JobLog:
     def _pass_on(self, line: str) -> None:
         shown = readable(line)
         if shown is not None:
-            self._on_line(shown)
+            self.on_line(shown)
 
     def close(self) -> None:
         """Pass the last line on where no newline ended it."""
@@ -138,6 +140,37 @@ def log_tail(client: JobSubmissionClient, job: JobDetails, lines: int) -> list[s
             return "".join(found).splitlines()
         lines //= 8
     return []
+
+
+def log_from_tail(client: JobSubmissionClient, name: str, on_line: OnLine, tail: int) -> JobLog:
+    """Pass the last lines of a job's log so far on; return it for those that follow.
+
+    All of it is read, in pieces: a stream of further lines starts at the log's beginning, too.
+
+    Args:
+        client: The job server.
+        name: The id of the job.
+        on_line: Called with each line.
+        tail: Most lines of those that are there.
+
+    Raises:
+        JobError: The head refuses the token.
+    """
+    last: collections.deque[str] = collections.deque(maxlen=tail)
+    log = JobLog(last.append)
+    position = 0
+    try:
+        if job := find_job(client, name):
+            for piece in log_pieces(client, job):
+                position = log.feed(piece, position)
+    except JobError:
+        raise
+    except (OSError, RuntimeError):  # it has none yet, or the head is lost: the stream says so
+        pass
+    for line in last:
+        on_line(line)
+    log.on_line = on_line
+    return log
 
 
 def print_log(

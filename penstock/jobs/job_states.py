@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -55,6 +56,12 @@ class JobState:
 
     progress: str | None
     """The last progress line of the log, without the time that it begins with; or None."""
+
+    digest: str | None
+    """Of the shards, by the log of a ``curate`` that succeeded."""
+
+    error: str | None
+    """The first line of the error that ended a failed command of Penstock, by its log."""
 
     def summary(self) -> dict[str, Any]:
         """Return the object of ``--json``."""
@@ -153,6 +160,7 @@ def stop_job(
 
 def _state(client: JobSubmissionClient, job: JobDetails) -> JobState:
     own = job.metadata or {}
+    lines = _last_lines(client, job)
     end = job.end_time or time.time() * 1000
     return JobState(
         job=str(job.submission_id),
@@ -164,19 +172,38 @@ def _state(client: JobSubmissionClient, job: JobDetails) -> JobState:
         seconds=round((end - job.start_time) / 1000, 1) if job.start_time else None,
         exit_status=job.driver_exit_code,
         message=job.message,
-        progress=_last_progress(client, job),
+        progress=_last_progress(lines),
+        digest=_digest(lines) if job.status.value == "SUCCEEDED" else None,
+        error=_error(lines) if job.status.value == "FAILED" else None,
     )
 
 
-def _last_progress(client: JobSubmissionClient, job: JobDetails) -> str | None:
+def _last_lines(client: JobSubmissionClient, job: JobDetails) -> list[str]:
     try:
-        lines = log_tail(client, job, _LINES)
+        return log_tail(client, job, _LINES)
     except (OSError, RuntimeError):  # it has none yet, or its head's agent is busy
-        return None
+        return []
+
+
+def _last_progress(lines: Sequence[str]) -> str | None:
     for line in reversed(lines):
         if found := _PROGRESS.fullmatch(line):
             return found[1]
     return None
+
+
+def _digest(lines: Sequence[str]) -> str | None:
+    """Return the digest in the JSON object of the last line."""
+    try:
+        value = json.loads(lines[-1])["digest"]
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _error(lines: Sequence[str]) -> str | None:
+    """Return the last line that begins as those of :func:`penstock.jobs.terminal.write_error`."""
+    return next((line for line in reversed(lines) if line.startswith("penstock: ")), None)
 
 
 def _time(milliseconds: int | None) -> str | None:

@@ -63,6 +63,8 @@ class Staged:
     """Bytes of each file."""
     digest: str
     """sha256 over the names and contents of the files: submissions of one digest are equal."""
+    evaluates: bool
+    """Whether the recipe names files to evaluate on."""
     opened: tuple[tuple[str, str], ...]
     """(key, absolute path or address) of what machines of the cluster open."""
     notes: tuple[str, ...]
@@ -98,6 +100,7 @@ def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> S
         files=tuple(files),
         sizes=tuple((directory / name).stat().st_size for name in files),
         digest=hashlib.sha256(canonical(contents)).hexdigest(),
+        evaluates=bool(recipe.evaluate),
         opened=tuple(opened),
         notes=tuple(notes),
     )

@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import shlex
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import __version__
 from penstock.display import numbered
-from penstock.errors import BadInput, JobError
-from penstock.jobs.job_logs import JobLog, log_pieces
+from penstock.errors import BadInput, JobError, RecipeError
+from penstock.jobs.job_logs import JobLog, log_from_tail, log_pieces
 from penstock.jobs.job_server import connect, find_job
 from penstock.jobs.staging import stage
 from penstock.temporary import temporary_directory
@@ -40,6 +41,7 @@ __all__ = [
     "INTERRUPTED",
     "follow_job",
     "follow_submitted",
+    "new_id",
     "run_job",
     "submit",
 ]
@@ -64,6 +66,10 @@ _HEAD_STARTS = 120.0
 """Seconds for that process to start."""
 _SERVER_TIMEOUT = 300.0
 """Seconds without an answer of the job server after which following ends."""
+_REMINDER = 30.0
+"""Seconds between messages that it does not answer."""
+_KILLED = 128
+"""A shell's exit status of a command that a signal ended, less the signal's number."""
 _LONGEST_WAIT = 30.0
 _TRIES = 5
 """Attempts to fetch the end of a finished job's log."""
@@ -116,6 +122,8 @@ def submit(
     options += " --debug" * debug
     with temporary_directory("job-") as directory:
         staged = stage(recipe_path, directory, settings)
+        if command == "compare" and not staged.evaluates:
+            raise RecipeError(key="evaluate", expected="at least one held-out file", got="none")
         for line in staged.notes:
             progress(line)
         progress(f"sending {numbered(len(staged.files), 'file')}, {sum(staged.sizes):,} bytes:")
@@ -141,6 +149,11 @@ def submit(
         )
 
 
+def new_id() -> str:
+    """Return an id for a job that no other has."""
+    return f"penstock-{secrets.token_hex(8)}"
+
+
 def run_job(
     client: JobSubmissionClient,
     entrypoint: str,
@@ -160,7 +173,7 @@ def run_job(
             an end.
     """
     progress = progress or on_line
-    name = submission_id or f"penstock-{secrets.token_hex(8)}"
+    name = submission_id or new_id()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         raise BadInput(
             key="--id",
@@ -192,12 +205,21 @@ def run_job(
                 fix="choose another id, or see that job's log with "
                 f"`{_command('logs', client, name)}`",
             ) from None
-        again = "; another id would run it again" if found.status.is_terminal() else ""
-        progress(f"job {name} exists: {found.status}{again}")
+        ended = found.status.is_terminal()
+        exists = f"job {name} exists: {found.status}"
+        if ended:
+            exists += "; another id would run it again"
+        progress(exists)
+    else:
+        ended = False
     if not follow:
         progress(_ways(client, name))
         return 0
-    return follow_submitted(client, name, on_line, progress)
+    try:
+        return follow_submitted(client, name, on_line, progress)
+    finally:
+        if ended:  # its whole log came after the first time
+            progress(exists)
 
 
 def _send(client: JobSubmissionClient, progress: Progress, **job: Any) -> None:
@@ -222,11 +244,27 @@ def _send(client: JobSubmissionClient, progress: Progress, **job: Any) -> None:
 
 
 def follow_submitted(
-    client: JobSubmissionClient, name: str, on_line: Progress, progress: Progress
+    client: JobSubmissionClient,
+    name: str,
+    on_line: Progress,
+    progress: Progress,
+    tail: int | None = None,
 ) -> int:
-    """Follow a job as :func:`follow_job` does; Ctrl-C ends following, not the job."""
+    """Follow a job as :func:`follow_job` does; Ctrl-C ends following, not the job.
+
+    Args:
+        client: The job server.
+        name: The id of the job.
+        on_line: Called with each line of the job's log.
+        progress: Called with each message of Penstock itself.
+        tail: Of the lines that are there already, pass on no more than this many of the last.
+
+    Raises:
+        JobError: As of :func:`follow_job`.
+    """
     try:
-        return follow_job(client, name, on_line, progress)
+        log = JobLog(on_line) if tail is None else log_from_tail(client, name, on_line, tail)
+        return follow_job(client, name, log, progress)
     except KeyboardInterrupt:
         progress(f"stopped following; job {name} continues. {_ways(client, name)}")
         return INTERRUPTED
@@ -256,12 +294,7 @@ def _ways(client: JobSubmissionClient, name: str) -> str:
     )
 
 
-def follow_job(
-    client: JobSubmissionClient,
-    name: str,
-    on_line: Progress,
-    progress: Progress,
-) -> int:
+def follow_job(client: JobSubmissionClient, name: str, log: JobLog, progress: Progress) -> int:
     """Pass each line of a job's log on once, until the job has ended; returns as :func:`submit`.
 
     A stream always starts at the log's beginning, so after a lost connection the lines that were
@@ -270,18 +303,27 @@ def follow_job(
     Raises:
         JobError: The job was stopped or could not be started, or its server does not answer.
     """
-    log = JobLog(on_line)
-    wait, stuck, lost = 1.0, False, None
+    wait, stuck, lost, told = 1.0, False, None, 0.0
     while True:
         try:
             job = find_job(client, name)
         except JobError:
             raise
         except (OSError, RuntimeError) as error:
+            now = time.monotonic()
             if lost is None:
-                lost = time.monotonic()
-                progress(f"{client.get_address()}: lost ({type(error).__name__}); trying again")
-            if time.monotonic() - lost > _SERVER_TIMEOUT:
+                lost = told = now
+                progress(
+                    f"{client.get_address()}: lost ({type(error).__name__}); trying again for at "
+                    f"most {_SERVER_TIMEOUT:.0f} s"
+                )
+            if now - told >= _REMINDER:
+                told = now
+                progress(
+                    f"{client.get_address()}: no answer for {now - lost:.0f} s; trying again for "
+                    f"{_SERVER_TIMEOUT - (now - lost):.0f} s more"
+                )
+            if now - lost > _SERVER_TIMEOUT:
                 log.close()
                 raise JobError(
                     f"no answer for {_SERVER_TIMEOUT:.0f} s; the job may still run",
@@ -367,8 +409,24 @@ def _exit_status(job: JobDetails, name: str, progress: Progress) -> int:
         return 0
     if job.driver_exit_code is None:
         reason = (job.message or "no reason given").strip()
-        raise JobError(f"{job.status}: {reason}", key=f"job {name}")
+        raise JobError(
+            f"{job.status}: {reason}",
+            key=f"job {name}",
+            fix="submit again under another id: finished work is kept",
+        )
     if job.driver_exit_code == 2:
         return 2
-    progress(f"job {name} failed with exit status {job.driver_exit_code}")
+    if killed := _signal_of(job.driver_exit_code):
+        progress(
+            f"job {name} was killed by {killed}; submit again under another id: finished work is "
+            "kept"
+        )
+    else:
+        progress(f"job {name} failed with exit status {job.driver_exit_code}")
     return 1
+
+
+def _signal_of(status: int) -> str:
+    """Return the name of the signal that ended a process; empty where none did."""
+    number = -status if status < 0 else status - _KILLED
+    return signal.Signals(number).name if number in set(signal.Signals) else ""

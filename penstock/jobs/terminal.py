@@ -21,7 +21,14 @@ import rich.text
 
 from penstock.display import json_line, terminal_text
 
-__all__ = ["LineConsole", "prepare_streams", "write_error", "write_json", "write_line"]
+__all__ = [
+    "LineConsole",
+    "prepare_streams",
+    "write_error",
+    "write_json",
+    "write_line",
+    "write_log_line",
+]
 
 
 _ERASE = "\x1b[K"
@@ -35,9 +42,14 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def write_line(line: str, stream: IO[str] | None = None) -> None:
-    """Write a line, by default to stdout."""
-    _print(terminal_text(line), sys.stdout if stream is None else stream)
+def write_line(line: str, stream: IO[str] | None = None, keep: str = "") -> None:
+    """Write a line, by default to stdout; characters of ``keep`` are not escaped."""
+    _print(terminal_text(line, keep), sys.stdout if stream is None else stream)
+
+
+def write_log_line(line: str) -> None:
+    """Write a line of a log to stdout; its tabs stay."""
+    write_line(line, keep="\t")
 
 
 def write_error(text: str) -> None:

@@ -410,3 +410,13 @@ def test_missing_credentials_are_told(
     assert "Traceback" not in done.stderr
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile" in done.stderr
     assert "penstock: s3://bucket/work" in done.stderr
+
+
+def test_every_command_but_logs_takes_json() -> None:
+    """docs/commands.md says so."""
+    without = [
+        name
+        for name, command in main.commands.items()
+        if not any(own.name == "as_json" for own in command.params)
+    ]
+    assert without == ["logs"]

@@ -67,6 +67,33 @@ def test_debug_is_an_option_of_the_command(monkeypatch: pytest.MonkeyPatch) -> N
     assert given == [False, True]
 
 
+def test_a_comparison_without_held_out_files_is_not_sent(project: Path) -> None:
+    notes: list[str] = []
+    with pytest.raises(BadInput) as info:
+        submit(
+            project / "recipe.yaml",
+            "compare",
+            "http://127.0.0.1:1",
+            settings=["evaluate=[]"],
+            on_line=notes.append,
+        )
+    assert (info.value.key, notes) == ("evaluate", [])
+
+
+@pytest.mark.parametrize("command", [["submit", "recipe.yaml"], ["logs", "first"]])
+def test_an_interrupted_command_of_jobs_is_not_to_be_run_again(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "submit", interrupted)
+    monkeypatch.setattr("penstock.jobs.job_server.connect", interrupted)
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == module.INTERRUPTED
+    assert "penstock: interrupted" in result.stderr and "same command" not in result.stderr
+
+
 # The log -----------------------------------------------------------------------------------------
 
 
@@ -101,6 +128,26 @@ def test_a_log_is_passed_on_without_colours_and_without_the_stack_of_a_stop() ->
     )
     log.close()
     assert lines == ["[   3.1 s] columns: 3 of 9 parts", "stopped by SIGTERM", "mail me @ home"]
+
+
+def test_a_lost_head_is_told_with_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LostHead:
+        def get_job_info(self, _: str) -> None:
+            raise ConnectionError
+
+        def get_address(self) -> str:
+            return "http://h:1"
+
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    head: Any = LostHead()
+    notes: list[str] = []
+    with pytest.raises(JobError) as info:
+        module.follow_job(head, "first", JobLog(print), notes.append)
+    assert (info.value.file, clock[0]) == ("http://h:1", 1301.0)
+    assert len(notes) == 11 and "300 s" in notes[0]
+    assert "270 s more" in notes[1] and "0 s more" in notes[10]
 
 
 # The job server ----------------------------------------------------------------------------------
@@ -261,14 +308,76 @@ def test_the_exit_status_is_the_jobs_and_the_id_is_an_idempotency_key(
     assert f"`penstock logs exits-3 --address {cluster} --follow`" in notes[-1]
     assert (run(2, follow=True), run(3, follow=True)) == (2, 1)
     assert (lines.count("only once 2"), lines.count("only once 3")) == (1, 1)
-    assert notes[-1] == "job exits-3 failed with exit status 3"
+    assert notes[-1].startswith("job exits-3 ")  # it may have ended before it was followed
+    assert "job exits-3 failed with exit status 3" in notes
+    notes.clear()
     assert run(2, follow=True) == 2
     assert lines.count("only once 2") == 2, "its log is passed on again, it did not run again"
     assert notes[-1] == "job exits-2 exists: FAILED; another id would run it again"
+    assert notes == [notes[-1]] * 2, "at first, and again below the log"
     assert [job.submission_id for job in client.list_jobs()].count("exits-2") == 1
     for other in ({"said": "else"}, {"sent": "another digest"}):
         with pytest.raises(JobError, match="^--id: .*has a job exits-2 with another"):
             run(2, follow=True, **other)
+
+
+def test_the_signal_that_killed_a_driver_is_named(cluster: str, empty: Path) -> None:
+    notes: list[str] = []
+    code = _python("import os; os.kill(os.getpid(), 9)")
+    status = run_job(connect(cluster), code, empty, on_line=print, progress=notes.append)
+    assert (status, "SIGKILL" in notes[-1], "another id" in notes[-1]) == (1, True, True)
+    assert [module._signal_of(one) for one in (-9, 137, -15, 1, 255)] == [
+        "SIGKILL", "SIGKILL", "SIGTERM", "", ""
+    ]  # fmt: skip
+
+
+def test_the_last_lines_then_those_that_follow(cluster: str, empty: Path) -> None:
+    """And a tab of a log stays one."""
+    goes_on = empty.parent / "goes_on"
+    code = f"""
+import os, time
+for n in range(6):
+    print("line", n, sep="\t")
+while not os.path.exists({str(goes_on)!r}):
+    time.sleep(0.1)
+for n in range(6, 9):
+    print("line", n, sep="\t")
+"""
+    client = connect(cluster)
+    run_job(client, _python(code), empty, submission_id="tail", follow=False, on_line=print)
+    lines: list[str] = []
+
+    def echo(line: str) -> None:
+        lines.append(line)
+        if line == "line\t5":
+            goes_on.touch()
+
+    deadline = time.monotonic() + 60
+    while "line\t5" not in CliRunner().invoke(main, ["logs", "tail", "--address", cluster]).output:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert module.follow_submitted(client, "tail", echo, print, tail=2) == 0
+    assert lines == [f"line\t{n}" for n in range(4, 9)]
+
+
+def test_a_job_that_is_only_sent_is_named_in_json(cluster: str, project: Path) -> None:
+    status, found = _penstock(
+        "submit", str(project / "recipe.yaml"), "--address", cluster, "--no-wait"
+    )
+    assert (status, found["address"], set(found)) == (0, cluster, {"job", "address"})
+    assert connect(cluster).get_job_info(found["job"]).submission_id == found["job"]
+    _penstock("stop", found["job"], "--address", cluster)
+
+
+def test_the_state_of_a_failed_command_has_its_error(cluster: str, empty: Path) -> None:
+    sent = "python -m penstock curate nope.yaml --json"
+    assert run_job(connect(cluster), sent, empty, submission_id="no-file", on_line=print) == 2
+    status, found = _penstock("status", "no-file", "--address", cluster)
+    [state] = found["jobs"]
+    assert (status, state["state"], state["digest"]) == (0, "FAILED", None)
+    assert state["error"].startswith("penstock: ") and "nope.yaml" in state["error"]
+    shown = CliRunner().invoke(main, ["status", "no-file", "--address", cluster])
+    assert shown.output.splitlines()[-1] == state["error"]
 
 
 def test_a_head_that_has_just_been_started_is_waited_for(
@@ -329,8 +438,10 @@ print("é\r\nlast")
     states, older = list_states(client, limit=1)
     assert [one.job for one in states] == ["one-line"] and older >= 1
     assert _penstock("status", "--limit", "1", "--address", cluster)[1]["older"] == older
-    both = CliRunner().invoke(main, ["logs", "long-log", "--tail", "3", "--follow"])
-    assert both.exit_code == 2
+    both = CliRunner().invoke(
+        main, ["logs", "long-log", "--tail", "3", "--follow", "--address", cluster]
+    )
+    assert (both.exit_code, both.stdout) == (0, tail.output)
 
 
 def test_a_scorer_travels_and_the_jobs_workers_import_it(
@@ -386,8 +497,10 @@ def test_ctrl_c_stops_following_and_not_the_job(cluster: str, empty: Path) -> No
     state = stop_job(client, "long", progress=notes.append)
     assert (state.state, state.terminal) == ("STOPPED", True)
     assert stop_job(client, "long", progress=notes.append) == state
-    with pytest.raises(JobError, match="^job long: STOPPED"):
+    with pytest.raises(JobError, match="^job long: STOPPED") as info:
         run_job(client, code, empty, submission_id="long", on_line=print, progress=notes.append)
+    assert "another id" in str(info.value.fix)
+    assert notes[-1] == "job long exists: STOPPED; another id would run it again"
 
 
 @pytest.mark.parametrize("name", ["../../etc/x", "a b", "-rf", "x" * 101])
@@ -575,6 +688,7 @@ def test_a_submitted_recipe_is_stopped_resumed_and_gives_the_digest_of_a_local_r
     listed = _penstock("status", *where)[1]["jobs"]
     assert [one["state"] for one in listed[:2]] == ["SUCCEEDED", "STOPPED"]
     assert listed[0]["exit_status"] == 0
+    assert [one["digest"] for one in listed[:2]] == [summary["digest"], None]
     connected = ["Connected to Ray cluster" in own for own in (log.output, "\n".join(lines))]
     assert connected == [False, True], "what Ray logs is shown with --debug alone"
     assert TOKEN not in json.dumps(listed) + log.output + sent.output + "".join(lines)

@@ -35,6 +35,10 @@ class CountsActor:
         counts, self._counts = self._counts, DocumentCounts()
         return counts.documents, counts.bytes
 
+    def drop(self) -> None:
+        """Forget the counts since the last call of :meth:`take`."""
+        self._counts = DocumentCounts()
+
 
 class RayCounts:
     """The driver's side: polls the actor once a second, and never waits for it.
@@ -57,7 +61,7 @@ class RayCounts:
         """Drop what an earlier run has counted since it last asked."""
         self._asked = None
         if self.actor is not None:
-            self.actor.take.options(num_returns=0).remote()
+            self.actor.drop.options(num_returns=0).remote()
 
     def poll(self) -> None:
         """Add what was counted to the step under way, if a second has passed since the last."""
