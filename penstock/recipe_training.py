@@ -18,9 +18,11 @@ from pydantic import (
     Discriminator,
     Field,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -127,17 +129,30 @@ class ReweightSpec(PlugSpec):
 
 
 class ModelShape(Model):
-    """A Llama-shaped model trained from scratch."""
+    """A Llama-shaped model trained from scratch; with ``qk_norm`` it is Qwen3-shaped."""
 
     layers: PositiveInt = 4
     width: PositiveInt = 256
     heads: PositiveInt = 4
     mlp_ratio: float = Field(default=8 / 3, gt=0)
+    kv_heads: PositiveInt | None = None
+    """Heads of keys and values, each shared by as many heads of queries (Ainslie et al. 2023,
+    grouped-query attention); as many as ``heads`` if not given."""
+    tie_embeddings: bool = True
+    """Whether the head is the transposed token table."""
+    rope_theta: float = Field(default=10_000.0, gt=1)
+    """Base of the rotary position embedding."""
+    qk_norm: bool = False
+    """Whether queries and keys are normalised in each head (Dehghani et al. 2023)."""
+    depth_scaled_init: bool = False
+    """Whether the matrices that write to the residual stream begin smaller by the root of twice
+    the layers (Radford et al. 2019)."""
 
     @property
     def parameters(self) -> int:
         """Estimate the weights without embeddings; the MLP's width is not rounded."""
-        return round(self.layers * self.width**2 * (4 + 3 * self.mlp_ratio))
+        attention = 2 + 2 * (self.kv_heads or self.heads) / self.heads
+        return round(self.layers * self.width**2 * (attention + 3 * self.mlp_ratio))
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelShape:
@@ -146,7 +161,24 @@ class ModelShape(Model):
             expected="a width divisible by twice the heads",
             got=f"{self.width} and {self.heads}",
         )
+        require(
+            self.heads % (self.kv_heads or self.heads) == 0,
+            expected="heads divisible by kv_heads",
+            got=f"{self.heads} and {self.kv_heads}",
+        )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave keys that came later out at their defaults: names of runs and columns stay."""
+        later = ("kv_heads", "tie_embeddings", "rope_theta", "qk_norm", "depth_scaled_init")
+        fields = type(self).model_fields
+        values: dict[str, Any] = write(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in later or value != fields[name].default
+        }
 
 
 class ModelFrom(Model):

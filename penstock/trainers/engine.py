@@ -124,10 +124,9 @@ class Engine:
 
         safetensors makes files of mode 0600, whatever the umask is.
         """
-        model: Any = self._model.causal
         with self.backend.gathered():
             if self.group.rank == 0:
-                model.save_pretrained(directory)
+                self._model.save(directory)
                 mode = stat.S_IMODE(new_file_status(directory).st_mode)
                 for path in directory.iterdir():
                     path.chmod(mode)

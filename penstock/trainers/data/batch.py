@@ -3,7 +3,9 @@
 Several documents share a sequence, so that no token is padding. Three things keep them apart:
 attention is causal within a document only, positions restart at 0 in each document, and the first
 token of a document has no label. All three follow from where documents begin. So a batch carries
-only that, and the rest is derived on the device that uses it. The dense mask is for models that
+that and the places of its labels, and the rest is derived on the device that uses it. The places
+are found on the CPU, by the loader: a GPU that picks labels out by a mask first waits until their
+number is known, and the CPU with it. The dense mask is for models that
 cannot attend by spans: at 4,096 tokens it takes 16 MiB a sequence.
 """
 
@@ -28,19 +30,34 @@ class Batch:
     spans: torch.Tensor
     """(documents + 1,) int32: where each document begins in the n * L tokens, in order, and the
     end; the cumulative sequence lengths of flash attention."""
-    counted: torch.Tensor
-    """(n,) int64: how many tokens of each sequence are trained on, from its beginning."""
+    labelled: torch.Tensor
+    """(labels,) int64: the places, in the n * L tokens, of those that are to be predicted from the
+    tokens before them, in order."""
 
     @classmethod
     def of(cls, ids: np.ndarray, spans: np.ndarray, counted: np.ndarray | None = None) -> Batch:
-        """Build a batch of what :meth:`~.shards.ShardSet.read` returns; by default all counts."""
-        if counted is None:
-            counted = np.full(len(ids), ids.shape[1])
+        """Build a batch of what :meth:`~.shards.ShardSet.read` returns.
+
+        Args:
+            ids: (n, L) int64.
+            spans: (documents + 1,) int32, as :attr:`spans`.
+            counted: (n,) integers: how many tokens of each sequence are trained on, from its
+                beginning; by default all.
+        """
+        wanted = np.ones(ids.shape, bool)
+        if counted is not None:
+            wanted = np.arange(ids.shape[1]) < np.asarray(counted)[:, None]
+        wanted.reshape(-1)[spans[:-1]] = False
         return cls(
             input_ids=torch.from_numpy(ids),
             spans=torch.from_numpy(spans),
-            counted=torch.from_numpy(counted),
+            labelled=torch.from_numpy(np.flatnonzero(wanted)),
         )
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """(labels,) int64: the tokens to be predicted."""
+        return self.input_ids.flatten().index_select(0, self.labelled)
 
     @property
     def positions(self) -> torch.Tensor:
@@ -53,9 +70,8 @@ class Batch:
     @property
     def labels(self) -> torch.Tensor:
         """(n, L) int64: each token itself, to be predicted from those before it, or IGNORED."""
-        index = torch.arange(self.input_ids.shape[1], device=self.spans.device)
-        labels = self.input_ids.masked_fill(index >= self.counted[:, None], IGNORED)
-        labels.view(-1)[self.spans[:-1].long()] = IGNORED
+        labels = torch.full_like(self.input_ids, IGNORED)
+        labels.view(-1).index_copy_(0, self.labelled, self.targets)
         return labels
 
     @property
@@ -70,5 +86,13 @@ class Batch:
         return Batch(
             input_ids=self.input_ids.to(device, non_blocking=True),
             spans=self.spans.to(device, non_blocking=True),
-            counted=self.counted.to(device, non_blocking=True),
+            labelled=self.labelled.to(device, non_blocking=True),
+        )
+
+    def pinned(self) -> Batch:
+        """Copy the batch to memory from which a GPU copies while the CPU goes on."""
+        return Batch(
+            input_ids=self.input_ids.pin_memory(),
+            spans=self.spans.pin_memory(),
+            labelled=self.labelled.pin_memory(),
         )

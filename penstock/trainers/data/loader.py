@@ -103,7 +103,8 @@ class Loader:
         chosen = places if len(places) else np.zeros(1, np.int64)
         ids, spans = self.shards.read(batch.sequences[chosen])
         counted = batch.counted[chosen] if len(places) else np.zeros(1, np.int64)
-        return Batch.of(ids, spans, counted)
+        made = Batch.of(ids, spans, counted)
+        return made.pinned() if self.group.device.type == "cuda" else made
 
     def _read(self, start: int) -> Iterator[Any]:
         """Yield for each step the fields of :class:`LoadedStep`, then its micro-batches."""

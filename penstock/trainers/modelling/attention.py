@@ -18,7 +18,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from penstock.trainers.data.batch import Batch
 
@@ -27,16 +27,22 @@ __all__ = ["NAME", "register", "span_arguments", "span_attention"]
 NAME = "penstock_spans"
 """Name in the registry of transformers; never written to a saved model."""
 
+_KERNEL_WIDTH = 8
+"""The variable-length kernel takes heads of a multiple of this width; others get zeros."""
+
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 """Keywords of some models that this attention does not implement."""
 
 
 def register() -> str:
-    """Register the attention with transformers; returns its name."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    """Register the attention with transformers; returns its name.
+
+    No mask is registered with it: transformers then makes none, and does not look in each batch
+    whether positions restart, for which the CPU would wait for a GPU.
+    """
+    from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, span_attention)
-    AttentionMaskInterface.register(NAME, _mask)
     return NAME
 
 
@@ -178,6 +184,10 @@ def _in_one_kernel(
     """Compute all spans by ``torch.nn.attention.varlen`` (flash attention); shapes as above."""
     from torch.nn.attention.varlen import varlen_attn
 
+    width = query.shape[-1]
+    scaling = width**-0.5 if scaling is None else scaling
+    if over := -width % _KERNEL_WIDTH:
+        query, key, value = (pad(part, (0, over)) for part in (query, key, value))
     grouped: dict[str, Any] = {}
     if query.shape[1] != key.shape[1]:
         if "enable_gqa" in _kernel_parameters():
@@ -198,7 +208,7 @@ def _in_one_kernel(
         **grouped,
     )
     assert isinstance(result, torch.Tensor)
-    return result
+    return result[..., :width] if over else result
 
 
 def _fits_kernel(query: torch.Tensor, dropout: float) -> bool:
@@ -228,13 +238,3 @@ def _kernel_parameters() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(inspect.signature(varlen_attn).parameters)
-
-
-def _mask(*arguments: Any, **keywords: Any) -> torch.Tensor | None:
-    """Return no mask where there is no padding; else that of ``sdpa``, windows included."""
-    from transformers import AttentionMaskInterface
-
-    if keywords.get("attention_mask") is None:
-        return None
-    made: torch.Tensor | None = AttentionMaskInterface()["sdpa"](*arguments, **keywords)
-    return made

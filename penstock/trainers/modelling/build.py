@@ -8,6 +8,7 @@ without it weights of standard deviation 0.02 differ by up to 4.1e-8 (docs/lab.m
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
 from pathlib import Path
@@ -37,8 +38,15 @@ __all__ = [
 
 _log = logger_of(__name__)
 
-MLP_MULTIPLE = 16
-"""The MLP's width is rounded up to whole AVX-512 registers of float32."""
+MLP_MULTIPLES = {0: 16, 512: 128}
+"""From each width of a model on, the multiple to which the MLP's width is rounded up: whole AVX-512
+registers of float32, and for models worth a GPU whole tiles of its products."""
+
+VOCABULARY_MULTIPLE = 128
+"""The rows of the token table and of the head are rounded up to whole tiles of a GPU's products."""
+
+_LARGE_LOGITS = 1024.0
+"""Size of logits at which the head is tried; soft caps end at 30 to 50."""
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 """Layer types for which 16 tokens are a sufficient trial. Others, such as chunked attention, differ
@@ -58,9 +66,11 @@ def build_model(model: ModelShape | ModelFrom, shards: ShardSet, seed: int) -> L
         _keep_apart(model.hf, made, shards)
         made.reads_branches = _reads_branches(model.hf, made, shards)
     else:
-        made = LanguageModel(_llama(model, shards, seed))
+        made = LanguageModel(_from_shape(model, shards, seed))
+        if shards.vocab_size % VOCABULARY_MULTIPLE:
+            made.vocabulary = shards.vocab_size
         made.attend_by_spans(True)
-        made.reads_branches = True
+        made.plain_head = made.reads_branches = True
     return made
 
 
@@ -89,27 +99,93 @@ def load_model(path: str | Path) -> LanguageModel:
                 key="train.model.hf",
                 file=path,
             ) from None
-    return LanguageModel(causal)
+    made = LanguageModel(causal)
+    made.plain_head = _has_plain_head(causal)
+    return made
 
 
-def _llama(shape: ModelShape, shards: ShardSet, seed: int) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def _has_plain_head(causal: Any) -> bool:
+    """Return whether a model's logits are its states times the head's matrix, and nothing more.
 
-    config = LlamaConfig(
+    Models cap or scale logits, add a bias, or project states first, each by code of its own. So it
+    is tried on a few tokens, with the head made so large that a cap would show.
+    """
+    head = causal.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.bias is not None:
+        return False
+    ids = torch.arange(min(8, head.weight.shape[0]))[None]
+    causal.eval()
+    with torch.no_grad():
+        largest = float(causal(input_ids=ids, use_cache=False).logits.abs().max())
+        if not 0 < largest < math.inf:
+            return False
+        factor = 2.0 ** max(0, math.ceil(math.log2(_LARGE_LOGITS / largest)))  # exact both ways
+        head.weight *= factor
+        try:
+            expected = causal(input_ids=ids, use_cache=False).logits
+            states = causal.base_model(input_ids=ids, use_cache=False)[0]
+            found = torch.nn.functional.linear(states, head.weight)
+        except RuntimeError as error:  # states of another width
+            _log.info("all logits are kept, since: %s", error)
+            return False
+        finally:
+            head.weight /= factor
+    return found.shape == expected.shape and torch.allclose(
+        found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
+    )
+
+
+def _from_shape(shape: ModelShape, shards: ShardSet, seed: int) -> Any:
+    """Draw a model. The rows of padding come after all is drawn, so they change no weight."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    multiple = next(
+        multiple for width, multiple in sorted(MLP_MULTIPLES.items(), reverse=True)
+        if shape.width >= width
+    )  # fmt: skip
+    kind, configuration = LlamaForCausalLM, LlamaConfig
+    if shape.qk_norm:
+        kind, configuration = Qwen3ForCausalLM, Qwen3Config
+    config = configuration(
         vocab_size=shards.vocab_size,
         hidden_size=shape.width,
-        intermediate_size=-(-round(shape.width * shape.mlp_ratio) // MLP_MULTIPLE) * MLP_MULTIPLE,
+        intermediate_size=-(-round(shape.width * shape.mlp_ratio) // multiple) * multiple,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads or shape.heads,
+        head_dim=shape.width // shape.heads,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
         max_position_embeddings=shards.sequence_length,
-        tie_word_embeddings=True,
+        tie_word_embeddings=shape.tie_embeddings,
         bos_token_id=shards.eos,
         eos_token_id=shards.eos,
         attn_implementation="sdpa",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        causal = kind(config)
+    if shape.depth_scaled_init:
+        with torch.no_grad():
+            for layer in causal.model.layers:
+                for matrix in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                    matrix.weight /= math.sqrt(2 * shape.layers)
+    _pad_vocabulary(causal)
+    return causal
+
+
+def _pad_vocabulary(causal: Any) -> None:
+    """Append rows of zeros to the token table and the head; the configuration stays as it is."""
+    table, head = causal.get_input_embeddings(), causal.get_output_embeddings()
+    over = -table.num_embeddings % VOCABULARY_MULTIPLE
+    if not over:
+        return
+    tied = head.weight is table.weight
+    for module in (table, head):
+        padded = torch.nn.functional.pad(module.weight.detach(), (0, 0, 0, over))
+        module.weight = torch.nn.Parameter(padded)
+    if tied:
+        head.weight = table.weight
+    table.num_embeddings = head.out_features = table.weight.shape[0]
 
 
 def _check_vocabulary(name: str, model: LanguageModel, shards: ShardSet) -> None:

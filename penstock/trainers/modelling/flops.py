@@ -15,7 +15,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from penstock.trainers.data.batch import IGNORED, Batch
+from penstock.trainers.data.batch import Batch
 from penstock.trainers.modelling.model import LanguageModel
 
 __all__ = ["Utilisation", "count_parameters", "peak_flops"]
@@ -49,10 +49,12 @@ def count_parameters(model: LanguageModel) -> dict[str, int]:
 
     Returns:
         ``total``, and ``without_embeddings``: without token and position tables and the head, N of
-        Kaplan et al. 2020.
+        Kaplan et al. 2020. Rows of padding do not count.
     """
     tables = _tables(model)
     sizes = {id(weight): weight.numel() for weight in model.parameters()}
+    for head in (model.causal.get_input_embeddings(), model.causal.get_output_embeddings()):
+        sizes[id(head.weight)] = head.weight[: model.vocabulary].numel()
     others = sum(size for weight, size in sizes.items() if weight not in tables)
     return {"total": sum(sizes.values()), "without_embeddings": others}
 
@@ -81,7 +83,7 @@ class Utilisation:
         self._matrices = sum(
             w.numel() for w in model.parameters() if w.dim() > 1 and id(w) not in tables
         )
-        self._head = model.causal.get_output_embeddings().weight.numel()
+        self._head = model.causal.get_output_embeddings().weight[: model.vocabulary].numel()
         self._attention = config.num_hidden_layers * heads * width
         self._every_token = model.inner is model.causal
         """True if the head is applied to all tokens, False if to labelled ones only."""
@@ -90,7 +92,7 @@ class Utilisation:
     def flops(self, batch: Batch) -> int:
         """Count the operations of one micro-batch."""
         spans = batch.spans.diff().long()
-        asked = batch.labels.numel() if self._every_token else int((batch.labels != IGNORED).sum())
+        asked = batch.input_ids.numel() if self._every_token else len(batch.labelled)
         attended = int((spans * (spans + 1)).sum())
         weights = self._matrices * batch.input_ids.numel() + self._head * asked
         return 6 * (weights + self._attention * attended)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,16 +34,20 @@ class LanguageModel(nn.Module):
     def __init__(self, causal: Any) -> None:
         super().__init__()
         self.causal = causal
+        self.vocabulary: int | None = None
+        """Rows of the head and of the token table that stand for tokens; None if all do. The others
+        are padding: they have no probability, and are not saved."""
         self.by_spans = False
         """True if documents are separated by spans, False if by a dense mask."""
         self.reads_branches = False
         """True if the losses of a tree's branches are those of separate windows."""
-        self._plain_head = causal.config.model_type == "llama"
+        self.plain_head = False
+        """True if logits are states times the head's matrix, so that the loss can apply it."""
 
     @property
     def inner(self) -> nn.Module:
         """The part that :meth:`forward` runs: without the head, if the loss applies it."""
-        inner: nn.Module = self.causal.model if self._plain_head else self.causal
+        inner: nn.Module = self.causal.base_model if self.plain_head else self.causal
         return inner
 
     def forward(
@@ -72,35 +77,47 @@ class LanguageModel(nn.Module):
         if isinstance(batch, TreeBatch):
             counted = batch.targets != IGNORED
             hidden = self._hidden(**batch.arguments)[counted]
-            return _nats(hidden, self._head, batch.targets[counted])
-        states, labels, labelled = self._predicting(batch)
-        hidden, targets, head = states[labelled], labels[labelled], self._head
+            return self._nats(hidden, batch.targets[counted])
+        states = self._states(batch)
+        hidden, targets, head = _predicting(states, batch), batch.targets, self._head
         if tokens:
-            nats = _spread(_nats(hidden, head, targets), labelled)
+            nats = _spread(self._nats(hidden, targets), batch)
             if describe is None:
                 return nats
             with torch.no_grad():
-                real = torch.nn.functional.pad(states * labelled[..., None], (0, 0, 0, 1))
-                return nats, describe(list(real), head)
-        own = None if counts is None else counts[:, 1:][labelled]
+                real = torch.zeros_like(states.flatten(0, 1))
+                real.index_copy_(0, batch.labelled - 1, hidden)
+                known = None if head is None else head[: self.vocabulary]
+                return nats, describe(list(real.view_as(states)), known)
+        own = None if counts is None else counts.flatten().index_select(0, batch.labelled)
         if head is not None:
-            total, nats = weighted_cross_entropy(hidden, head, targets, own)
+            total, nats = weighted_cross_entropy(hidden, head, targets, own, self.vocabulary)
         elif own is None:
             return nn.functional.cross_entropy(hidden.float(), targets, reduction="sum")
         else:
-            nats = _nats(hidden, head, targets)
+            nats = self._nats(hidden, targets)
             total, nats = nats @ own, nats.detach()
-        return total if counts is None else (total, _spread(nats, labelled))
+        return total if counts is None else (total, _spread(nats, batch))
 
     def label_nats(self, batch: Batch) -> torch.Tensor:
         """Compute -log p of each labelled token of the batch, row by row: (labelled,) float32."""
-        states, labels, labelled = self._predicting(batch)
-        return _nats(states[labelled], self._head, labels[labelled])
+        return self._nats(_predicting(self._states(batch), batch), batch.targets)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Compute the logits of each next token, documents kept apart: (n, L, vocabulary)."""
         logits: torch.Tensor = self.causal(**self._inputs(batch), use_cache=False).logits
-        return logits
+        return logits[..., : self.vocabulary]
+
+    def save(self, directory: Path) -> None:
+        """Write the model for transformers, without padding; all its weights are here."""
+        weights = None
+        if self.vocabulary is not None:
+            weights = self.causal.state_dict()
+            both = (self.causal.get_input_embeddings(), self.causal.get_output_embeddings())
+            for name, own in self.causal.named_parameters(remove_duplicate=False):
+                if any(own is module.weight for module in both):
+                    weights[name] = own.detach()[: self.vocabulary]
+        self.causal.save_pretrained(directory, state_dict=weights)
 
     def attend_by_spans(self, wanted: bool) -> None:
         """Keep documents apart by spans, or else by a dense mask.
@@ -114,13 +131,17 @@ class LanguageModel(nn.Module):
     @property
     def _head(self) -> torch.Tensor | None:
         """The matrix from states to logits, (vocabulary, width); None if the model makes logits."""
-        return self.causal.lm_head.weight if self._plain_head else None
+        return self.causal.get_output_embeddings().weight if self.plain_head else None
 
-    def _predicting(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return states (n, L - 1, …), next tokens and whether each is a label, both (n, L - 1)."""
-        labels = batch.labels[:, 1:]
-        states = self._hidden(**self._inputs(batch))
-        return states[:, :-1], labels, labels != IGNORED
+    def _states(self, batch: Batch) -> torch.Tensor:
+        """Compute what :meth:`_hidden` returns, documents kept apart."""
+        return self._hidden(**self._inputs(batch))
+
+    def _nats(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Compute nats, (rows,) float32, from states or from logits."""
+        if (head := self._head) is not None:
+            return token_cross_entropy(hidden, head, targets, self.vocabulary)
+        return nn.functional.cross_entropy(hidden.float(), targets, reduction="none")
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         apart = span_arguments(batch) if self.by_spans else {"attention_mask": batch.mask}
@@ -129,18 +150,19 @@ class LanguageModel(nn.Module):
     def _hidden(self, **inputs: Any) -> torch.Tensor:
         """Compute states, (n, L, width), for a plain head; else logits, (n, L, vocabulary)."""
         found = self.inner(**inputs, use_cache=False)
-        hidden: torch.Tensor = found.last_hidden_state if self._plain_head else found.logits
-        return hidden
+        if self.plain_head:
+            states: torch.Tensor = found.last_hidden_state
+            return states
+        logits: torch.Tensor = found.logits
+        return logits[..., : self.vocabulary]
 
 
-def _nats(hidden: torch.Tensor, head: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
-    """Compute nats, (rows,) float32, from states and a head, or from logits."""
-    if head is not None:
-        return token_cross_entropy(hidden, head, targets)
-    return nn.functional.cross_entropy(hidden.float(), targets, reduction="none")
+def _predicting(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the states, (n, L, …), from which the labels are predicted: (labels, …)."""
+    return states.flatten(0, 1).index_select(0, batch.labelled - 1)
 
 
-def _spread(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-    """Scatter values of labels, (n, L - 1) bool, to their tokens: (n, L), 0 elsewhere."""
-    placed = values.new_zeros(labelled.shape).masked_scatter(labelled, values)
-    return nn.functional.pad(placed, (1, 0))
+def _spread(values: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Put the values of labels at their tokens: (n, L), 0 elsewhere."""
+    places = batch.input_ids
+    return values.new_zeros(places.numel()).index_copy(0, batch.labelled, values).view_as(places)

@@ -107,10 +107,11 @@ def test_all_workers_together_train_on_the_budget(shards: Path, tokens: int, mic
     opened = ShardSet.open(shards)
     made = BatchPlan.of(TRAIN.model_copy(update={"tokens": tokens}), opened, seed=5)
     for workers in (1, 2, 4, 8):
-        counted = sum(
-            int(batch.counted.sum())
-            for rank in range(workers)
-            for step in Loader(opened, made, Group(rank, workers), micro).steps()
-            for batch in step.micro_batches
-        )
-        assert counted == tokens
+        counted, predicted, labelled = 0, 0, 0
+        for rank in range(workers):
+            for step in Loader(opened, made, Group(rank, workers), micro).steps():
+                labelled += sum(len(batch.labelled) for batch in step.micro_batches)
+                if rank == 0:
+                    counted += int(step.batch.counted.sum())
+                    predicted += step.predicted
+        assert (counted, labelled) == (tokens, predicted)

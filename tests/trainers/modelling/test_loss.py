@@ -62,3 +62,50 @@ def test_large_logits_do_not_overflow() -> None:
     weight = torch.tensor([[1.0], [-1.0]])
     found, _ = loss.weighted_cross_entropy(hidden, weight, torch.tensor([1]), None)
     assert found.item() == 2000
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_products_of_bf16_are_summed_in_float32(
+    late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient of the head is rounded once, not in each block."""
+    monkeypatch.setitem(loss.LOGITS_PER_BLOCK, "cpu", 64)
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(256, 8, generator=generator).bfloat16()
+    weight = torch.randn(16, 8, generator=generator).bfloat16()
+    targets = torch.randint(0, 16, (256,), generator=generator)
+    exact = weight.float().requires_grad_()
+    torch.nn.functional.cross_entropy(hidden.float() @ exact.T, targets, reduction="sum").backward()
+    weight.requires_grad_()
+    if late:
+        found = loss.token_cross_entropy(hidden, weight, targets).sum()
+    else:
+        found, _ = loss.weighted_cross_entropy(hidden, weight, targets, None)
+    found.backward()
+    assert exact.grad is not None and weight.grad is not None
+    error = (weight.grad.float() - exact.grad).abs() / exact.grad.abs().max()
+    assert error.max() < 2**-8
+
+
+def test_blocks_on_a_gpu_have_at_least_2048_rows() -> None:
+    hidden = torch.empty(5000, 8, device="meta")
+    weight = torch.empty(128_256, 8, device="meta")
+    sizes = [block.stop - block.start for block in loss._blocks(hidden, weight)]
+    assert sizes == [2048, 2048, 2048]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_rows_of_padding_have_no_probability_and_no_gradient(late: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(9, 6, generator=generator)
+    weight = torch.randn(8, 6, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 5, (9,), generator=generator)
+    expected = torch.nn.functional.cross_entropy(hidden @ weight[:5].T, targets, reduction="sum")
+    if late:
+        found = loss.token_cross_entropy(hidden, weight, targets, 5).sum()
+    else:
+        found, _ = loss.weighted_cross_entropy(hidden, weight, targets, None, 5)
+    torch.testing.assert_close(found, expected)
+    own, wanted = (torch.autograd.grad(one, weight)[0] for one in (found, expected))
+    torch.testing.assert_close(own, wanted)
+    assert not own[5:].any()
