@@ -91,6 +91,7 @@ def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> No
     first, second = train_all(
         [spec(shards, 1), spec(shards, 2)],
         workspace,
+        parallel=1,
         on_metrics=lambda spec, line: lines.append((spec.seed, line["step"])),
     )
     assert lines == [(seed, step) for seed in (1, 2) for step in range(5)]
