@@ -160,7 +160,8 @@ def test_bfloat16_has_float32_masters(shards: Path, tmp_path: Path) -> None:
         norm = backend.step(1e-7)
         assert norm > 0
     assert (weight != before).float().mean() < 0.05
-    assert bool((backend._masters[0] != master).all())
+    real = opened.vocab_size  # rows of padding are zero, and their gradient is
+    assert bool((backend._masters[0] != master)[:real].all())
     saved = recorded(tmp_path, backend.save(tmp_path))
     again = build_model(train.model, opened, seed=2)
     resumed = Torch(again, train, Group(), bf16=True)

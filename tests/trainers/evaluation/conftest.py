@@ -64,6 +64,7 @@ def packed(curated: Curated) -> ShardSet:
 def log_p(model: LanguageModel, ids: list[int]) -> list[float]:
     """ln p of every token but the first, each given those before it: through the full logits."""
     with torch.inference_mode():
-        logits = model.causal(torch.tensor([ids]), use_cache=False).logits[0].double()
+        made = model.causal(torch.tensor([ids]), use_cache=False).logits[0]
+        logits = made[:, : model.vocabulary].double()
     found = logits.log_softmax(dim=-1)
     return [float(found[place, token]) for place, token in enumerate(ids[1:])]
