@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from penstock.recipe import Recipe
+from penstock.recipe import ModelShape, Recipe
 
 __all__ = ["BEGIN", "END", "key_table", "keys"]
 
@@ -58,7 +58,7 @@ _MEANINGS = {
     "compare.rungs.N.model": "The model of this size.",
     **{
         f"compare.rungs.N.model.{name}": f"As `train.model.{name}`."
-        for name in ("layers", "width", "heads", "mlp_ratio")
+        for name in ModelShape.model_fields
     },
 }
 """Meanings of keys whose models have no text."""
