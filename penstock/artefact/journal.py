@@ -1,8 +1,9 @@
 """The journal of a work directory: which recipe used which artefacts, and when.
 
-``journal/`` has one small JSON file for each path of a recipe. It is for people and
-the listings of commands: no fingerprint depends on it, and without it everything works. So an error
-in writing it ends no work.
+``journal/`` has one small JSON file for each path of a recipe, and one for each of its runs with
+other ``--set``. It is for people and the listings of commands: no fingerprint depends on it, and
+without it everything works. So an error in writing it ends no work. ``rm --unused`` keeps what it
+names of runs with ``--set``, which the recipe's file does not tell.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -37,7 +38,8 @@ _MOST = 5000
 _LARGEST = 2**21
 """Bytes of a file that is read."""
 
-_recipe: ContextVar[str | None] = ContextVar("penstock_recipe", default=None)
+_run: ContextVar[tuple[str, tuple[str, ...]] | None] = ContextVar("penstock_run", default=None)
+"""The recipe of the work, and the ``--set`` that it was read with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +53,25 @@ class JournalEntry:
     first: str
     last: str
     """When it was first and last used, as ``2026-01-31 12:00:00.000000`` UTC."""
+    settings: tuple[str, ...] = ()
+    """The ``--set`` of the run."""
 
 
 @contextlib.contextmanager
-def named(recipe: str | None) -> Iterator[None]:
+def named(recipe: str | None, settings: Sequence[str] = ()) -> Iterator[None]:
     """Name the recipe of the work in this context; None keeps the name that it has.
 
     Args:
         recipe: The path of the recipe's file.
+        settings: ``key.path=value`` overrides that it was read with.
     """
-    token = None if recipe is None else _recipe.set(encodable(recipe))
+    run = None if recipe is None else (encodable(recipe), tuple(map(encodable, settings)))
+    token = None if run is None else _run.set(run)
     try:
         yield
     finally:
         if token is not None:
-            _recipe.reset(token)
+            _run.reset(token)
 
 
 def write_journal(root: AnyPath, artefacts: Collection[str]) -> None:
@@ -75,11 +81,13 @@ def write_journal(root: AnyPath, artefacts: Collection[str]) -> None:
         root: The work directory.
         artefacts: As :attr:`JournalEntry.artefact`.
     """
-    recipe = _recipe.get()
-    if recipe is None or not artefacts:
+    run = _run.get()
+    if run is None or not artefacts:
         return
+    recipe, settings = run
+    identity = json.dumps([recipe, *settings]) if settings else recipe
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")
-    name = f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.json"
+    name = f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(PenstockError, OSError):
         if kind_of(root) is None:
             return
@@ -89,7 +97,8 @@ def write_journal(root: AnyPath, artefacts: Collection[str]) -> None:
         kept = used | {one: before[one] for one in others[: max(0, _MOST - len(used))]}
         make_own_directory(root, root / DIRECTORY)
         with atomic_file(root / DIRECTORY / name, durable=False) as sink:
-            sink.write(json.dumps({"recipe": recipe, "artefacts": kept}, indent=0).encode())
+            content = {"recipe": recipe, "settings": settings, "artefacts": kept}
+            sink.write(json.dumps(content, indent=0).encode())
 
 
 def read_journal(root: AnyPath) -> list[JournalEntry]:
@@ -106,7 +115,8 @@ def read_journal(root: AnyPath) -> list[JournalEntry]:
         for child in children_of(root / DIRECTORY):
             own = _uses(root / DIRECTORY / child.name) if child.name.endswith(".json") else {}
             for artefact, (first, last) in own.get("artefacts", {}).items():
-                found.append(JournalEntry(artefact, own["recipe"], first, last))
+                settings = tuple(own.get("settings", ()))
+                found.append(JournalEntry(artefact, own["recipe"], first, last, settings))
     newest_first = sorted(found, key=lambda one: one.last, reverse=True)
     return sorted(newest_first, key=lambda one: one.artefact)
 
@@ -119,6 +129,8 @@ def _uses(path: AnyPath) -> dict[str, Any]:
         if (
             isinstance(value, dict)
             and isinstance(value.get("recipe"), str)
+            and isinstance(given := value.get("settings", []), list)
+            and all(isinstance(one, str) for one in given)
             and isinstance(own := value.get("artefacts"), dict)
             and all(_is_pair(pair) for pair in own.values())
         ):

@@ -75,7 +75,7 @@ def curate(
         Failure: The work did not succeed; what was finished is kept.
     """
     label, recipe = _label(recipe), _recipe(recipe, settings)
-    with named(label), _running(runner, workers, trust) as (opened, free):
+    with named(label, settings), _running(runner, workers, trust) as (opened, free):
         return curating.curate(recipe, opened, progress, free, rescore=rescore)
 
 
@@ -101,7 +101,7 @@ def clean(
     from penstock.jobs import clean as cleaning
 
     label, recipe = _label(recipe), _recipe(recipe, settings)
-    with named(label), _running(runner, workers) as (opened, _):
+    with named(label, settings), _running(runner, workers) as (opened, _):
         return cleaning.clean(Plan.of(recipe), opened, progress, examples)
 
 
@@ -127,7 +127,7 @@ def train(
         Failure: The work did not succeed; what was finished is kept.
     """
     label, recipe = _label(recipe), _recipe(recipe, settings)
-    with extras.named("train", "train"), named(label):
+    with extras.named("train", "train"), named(label, settings):
         from penstock.jobs.parent_run import with_parent
         from penstock.jobs.train import check_training, read_evaluations, run_spec
         from penstock.trainers.run import train_all
@@ -168,7 +168,7 @@ def compare(
         Failure: The work did not succeed; what was finished is kept.
     """
     label, recipe = _label(recipe), _recipe(recipe, settings)
-    with extras.named("train", "compare"), named(label):
+    with extras.named("train", "compare"), named(label, settings):
         from penstock.jobs.compare import compare as run
         from penstock.jobs.report.page import write_comparison
 

@@ -37,7 +37,7 @@ def browse(console: Console, recipe: Path, settings: tuple[str, ...], port: int)
     from penstock.jobs.browse.job import open_browse
     from penstock.jobs.browse.server import listen
 
-    with named(os.path.abspath(recipe)), naming(recipe, settings):
+    with named(os.path.abspath(recipe), settings), naming(recipe, settings):
         server = open_browse(load_recipe(recipe, settings), str(recipe), settings, console.progress)
     listening = listen(port)
     console.write(f"open {listening.url}")

@@ -43,7 +43,7 @@ def diff(console: Console, a: str, b: str, settings: tuple[str, ...], limit: int
     from penstock.jobs.sides import open_side
 
     first = open_side(a)
-    with named(os.path.abspath(b)):
+    with named(os.path.abspath(b), settings):
         found = compare_sides(first, open_side(b, settings), limit)
     print_difference(found, console)
     console.result(found.summary())

@@ -103,16 +103,35 @@ def init(console: Console, paths: tuple[str, ...], out: Path, **options: Any) ->
     help="Of the work directories of RECIPES, what none of them reaches.",
 )
 @click.option("--yes", is_flag=True, help="Delete; without it artefacts are only listed.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY.PATH=VALUE",
+    help="Of the runs with --set, keep only what RECIPES reach with all of these.",
+)
+@click.option("--no-sets", is_flag=True, help="Keep nothing that only runs with --set used.")
 @on_console
-def rm(console: Console, recipes: tuple[Path, ...], unused: bool, yes: bool) -> None:
+def rm(
+    console: Console,
+    recipes: tuple[Path, ...],
+    unused: bool,
+    yes: bool,
+    settings: tuple[str, ...],
+    no_sets: bool,
+) -> None:
     """List, and with --yes delete, the artefacts that none of these recipes reaches.
 
-    Name every recipe whose results are to stay: what only another recipe uses is deleted.
+    Name every recipe whose results are to stay: what only another recipe uses is deleted. What runs
+    of them with --set used stays, by the journal, unless --set or --no-sets says otherwise.
     """
     from penstock.jobs.unused import find_unused, remove_unused
 
     assert unused
-    found = remove_unused(recipes) if yes else find_unused(recipes)
+    if settings and no_sets:
+        raise click.UsageError("expected --set or --no-sets, one of them")
+    find = remove_unused if yes else find_unused
+    found = find(recipes, () if no_sets else settings or None)
     console.table(
         ("artefact", "state", "bytes", "last used (UTC)", "recipe"),
         [
@@ -135,6 +154,8 @@ def rm(console: Console, recipes: tuple[Path, ...], unused: bool, yes: bool) -> 
         f"{numbered(len(found.unused), 'artefact')} of {size:,} bytes {done}; "
         f"{numbered(found.kept, 'artefact')} kept"
     )
+    if found.kept_by_settings:
+        console.write("--set names the run with --set whose results stay, --no-sets keeps none")
     console.result(found.summary(deleted=yes))
 
 

@@ -76,7 +76,7 @@ def on_recipe_file(command: Command) -> Command:
     @on_console
     @functools.wraps(command)
     def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
-        with named(os.path.abspath(recipe)), naming(recipe, settings):
+        with named(os.path.abspath(recipe), settings), naming(recipe, settings):
             return command(recipe=recipe, settings=settings, **options)
 
     return wrapped

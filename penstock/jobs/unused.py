@@ -11,14 +11,16 @@ What cannot be read is kept. Links are never followed nor deleted.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from penstock.artefact import Artefact, Entry, Workspace
 from penstock.artefact.journal import JournalEntry, read_journal
+from penstock.display import encodable, numbered
 from penstock.errors import ArtefactError, BudgetError, InputError, UnmadeError
 from penstock.jobs.curate import PartiallyCurated, inspect
 from penstock.jobs.plan import Plan, plan_arms
@@ -29,7 +31,7 @@ from penstock.pipeline.runner import Runner, open_runner
 from penstock.recipe_file import command_words, load_recipe
 from penstock.storage import AnyPath, delete, kind_of
 
-__all__ = ["Unused", "UnusedArtefact", "find_unused", "remove_unused"]
+__all__ = ["SettingsRun", "Unused", "UnusedArtefact", "find_unused", "remove_unused"]
 
 _TOKENS = "tokens"
 
@@ -52,6 +54,21 @@ class UnusedArtefact:
     last_used: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsRun:
+    """Runs of a recipe with the same ``--set``, by the journal, and what stays for them alone."""
+
+    recipe: str
+    settings: tuple[str, ...]
+    artefacts: int
+    bytes: int
+
+    @property
+    def command(self) -> str:
+        """The recipe and its ``--set``, as a shell takes them."""
+        return command_words(self.recipe, self.settings)
+
+
 @dataclass(slots=True, kw_only=True)
 class Unused:
     """What the work directories of some recipes hold."""
@@ -59,6 +76,8 @@ class Unused:
     unused: list[UnusedArtefact] = field(default_factory=list)
     kept: int = 0
     """Artefacts that are reached, or cannot be read."""
+    kept_by_settings: list[SettingsRun] = field(default_factory=list)
+    """Runs with ``--set`` of the recipes, which used artefacts that nothing else reaches."""
     notes: list[str] = field(default_factory=list)
 
     def summary(self, deleted: bool) -> dict[str, Any]:
@@ -77,41 +96,45 @@ class Unused:
             ],
             "bytes": sum(one.bytes for one in self.unused),
             "kept": self.kept,
+            "kept_by_settings": [asdict(one) for one in self.kept_by_settings],
             "notes": list(self.notes),
             "deleted": deleted,
         }
 
 
-def find_unused(recipes: Sequence[Path]) -> Unused:
+def find_unused(recipes: Sequence[Path], settings: Sequence[str] | None = None) -> Unused:
     """Find the artefacts that none of these recipes reaches; nothing is written.
 
     Args:
         recipes: Files of recipes, of one or several work directories.
+        settings: ``key.path=value`` overrides: what each recipe reaches with all of them stays,
+            too, and what its other runs with overrides used does not. By default all that the
+            journal names of such runs stays.
 
     Raises:
         BadInput: A recipe, or an input that it names, cannot be read: what it reaches is not known.
     """
-    return _unused(_plans(recipes))
+    return _unused(_plans(recipes, settings), settings is None)
 
 
-def remove_unused(recipes: Sequence[Path]) -> Unused:
+def remove_unused(recipes: Sequence[Path], settings: Sequence[str] | None = None) -> Unused:
     """Delete the artefacts that none of these recipes reaches.
 
     The leases of the work directories are held meanwhile, so no driver begins to use an artefact.
 
     Args:
-        recipes: Files of recipes.
+        recipes, settings: As of :func:`find_unused`.
 
     Raises:
         BadInput: As :func:`find_unused`.
         LeaseError: A driver is at work in one of the directories.
     """
-    plans = _plans(recipes)
+    plans = _plans(recipes, settings)
     with ExitStack() as stack:
         for root in dict.fromkeys(own.plan.work for own in plans):
             if kind_of(root) == "directory":
                 stack.enter_context(Workspace.driving(root)).hold()
-        found = _unused(plans, held=True)
+        found = _unused(plans, settings is None, held=True)
         for one in found.unused:
             # The manifest first: a half-deleted artefact is invisible and is not resumed.
             delete(one.path / "manifest.json")
@@ -123,13 +146,17 @@ def remove_unused(recipes: Sequence[Path]) -> Unused:
 class _RecipePlan(NamedTuple):
     file: Path
     plan: Plan
+    settings: tuple[str, ...] = ()
 
 
-def _plans(recipes: Sequence[Path]) -> list[_RecipePlan]:
-    return [_RecipePlan(path, Plan.of(load_recipe(path))) for path in recipes]
+def _plans(recipes: Sequence[Path], settings: Sequence[str] | None) -> list[_RecipePlan]:
+    runs = [(), tuple(settings)] if settings else [()]
+    return [
+        _RecipePlan(path, Plan.of(load_recipe(path, own)), own) for path in recipes for own in runs
+    ]
 
 
-def _unused(recipes: Sequence[_RecipePlan], held: bool = False) -> Unused:
+def _unused(recipes: Sequence[_RecipePlan], keeps_settings: bool, held: bool = False) -> Unused:
     found = Unused()
     by_root: dict[str, list[_RecipePlan]] = {}
     for recipe in recipes:
@@ -143,11 +170,13 @@ def _unused(recipes: Sequence[_RecipePlan], held: bool = False) -> Unused:
             found.notes.append(
                 f"{root}: {driver} is at work; nothing is deleted before it has ended"
             )
-        _add(found, root, own)
+        _add(found, root, own, keeps_settings)
     return found
 
 
-def _add(found: Unused, root: AnyPath, recipes: Sequence[_RecipePlan]) -> None:
+def _add(
+    found: Unused, root: AnyPath, recipes: Sequence[_RecipePlan], keeps_settings: bool
+) -> None:
     """Add the unused artefacts of one work directory."""
     used: set[str] = set()
     texts: set[str] = set()
@@ -165,8 +194,14 @@ def _add(found: Unused, root: AnyPath, recipes: Sequence[_RecipePlan]) -> None:
                 found.notes.append(f"kept, since it cannot be read: {error}")
     used |= _closure(used, texts, artefacts)
     uses: dict[str, list[JournalEntry]] = {}
+    runs: dict[tuple[str, tuple[str, ...]], set[str]] = {}
+    files = {encodable(os.path.abspath(recipe.file)) for recipe in recipes}
     for use in read_journal(root):
         uses.setdefault(use.artefact, []).append(use)
+        if use.settings and use.recipe in files:
+            runs.setdefault((use.recipe, use.settings), set()).add(use.artefact)
+    if keeps_settings:
+        used |= _keep_runs(found, runs, used, entries, artefacts)
     for name, entry in entries.items():
         if name in used:
             found.kept += 1
@@ -187,6 +222,36 @@ def _add(found: Unused, root: AnyPath, recipes: Sequence[_RecipePlan]) -> None:
             )
 
 
+def _keep_runs(
+    found: Unused,
+    runs: Mapping[tuple[str, tuple[str, ...]], set[str]],
+    used: set[str],
+    entries: Mapping[str, Entry],
+    artefacts: Mapping[str, Artefact],
+) -> set[str]:
+    """Return the artefacts that runs with ``--set`` used, and what these are made of.
+
+    Args:
+        found: Gets the runs for which artefacts stay that nothing else reaches.
+        runs: The names that each run used, by recipe and overrides.
+        used: The names that stay without them.
+        entries, artefacts: All of the work directory.
+    """
+    kept: set[str] = set()
+    for (recipe, settings), names in sorted(runs.items()):
+        own = ((names & entries.keys()) | _closure(names, set(), artefacts)) - used
+        kept |= own
+        if own:
+            size = sum(sum(entries[name].sizes.values()) for name in own)
+            run = SettingsRun(recipe=recipe, settings=settings, artefacts=len(own), bytes=size)
+            found.kept_by_settings.append(run)
+            found.notes.append(
+                f"kept, since a run with --set used it: {numbered(len(own), 'artefact')} of "
+                f"{size:,} bytes, of {run.command}"
+            )
+    return kept
+
+
 def _reach(recipe: _RecipePlan, runner: Runner, used: set[str], texts: set[str]) -> Iterator[str]:
     """Add the names of the artefacts that the commands of a recipe look for.
 
@@ -202,11 +267,14 @@ def _reach(recipe: _RecipePlan, runner: Runner, used: set[str], texts: set[str])
     Raises:
         InputError: Nothing of the recipe is made from its inputs as they are.
     """
-    file, plan = recipe
-    words = command_words(file)
+    file, plan, settings = recipe
+    words = command_words(file, settings)
     try:
         first = inspect(plan, runner, used=used)
     except UnmadeError as error:
+        if settings:
+            yield f"nothing is known to be made of {words}: {error.on_recipe(words)}"
+            return
         raise InputError(
             f"nothing is known to be made of this recipe ({error.on_recipe(words)}), so that "
             "everything would be unused",
@@ -217,7 +285,7 @@ def _reach(recipe: _RecipePlan, runner: Runner, used: set[str], texts: set[str])
     texts.add(first.corpus.facts["text"])
     if isinstance(first, PartiallyCurated):
         lacks = first.lacks.on_recipe(words)
-        yield f"{file}: not all is made: {lacks}; what was made beyond that counts as unused"
+        yield f"{words}: not all is made: {lacks}; what was made beyond that counts as unused"
         return
     for arm, own in plan_arms(plan.recipe).items():
         planned = own.as_arm(arm.multiple, first.recipe, first.cut.facts["requested"])

@@ -80,6 +80,38 @@ def test_what_the_recipes_reach_stays(root: AnyPath, tmp_path: Path) -> None:
     assert again.cut.facts["delivered"] == 992
 
 
+OTHER = "budget.rank=other"
+
+
+def test_what_runs_with_set_used_stays(tmp_path: Path) -> None:
+    """`rm` deleted it: the file of the recipe does not reach it."""
+    a, b = project(tmp_path)
+    b.unlink()
+    made = penstock.curate(a, settings=[OTHER], runner="local", workers=1)
+    found = find_unused([a])
+    assert found.unused == []
+    (run,) = found.kept_by_settings
+    assert (run.recipe, run.settings, run.artefacts) == (str(a), (OTHER,), 4)
+    assert run.bytes > made.shards.files[0].bytes
+    assert found.summary(deleted=False)["kept_by_settings"][0]["settings"] == (OTHER,)
+    assert any(OTHER in note for note in found.notes)
+
+    named = find_unused([a], [OTHER])
+    assert (named.unused, named.kept_by_settings) == ([], [])
+    for others in ((), ["budget.tokens=900"]):
+        assert stages(find_unused([a], others)) == ["columns", "cut", "model", "shards"]
+    assert any("budget.tokens=900" in note for note in find_unused([a], others).notes)
+
+    command = ["rm", "--unused", str(a), "--json"]
+    assert CliRunner().invoke(main, [*command, "--set", OTHER, "--no-sets"]).exit_code == 2
+    kept = CliRunner().invoke(main, [*command, "--yes"])
+    assert json.loads(kept.stdout.splitlines()[-1])["unused"] == [] and "--no-sets" in kept.stderr
+    done = CliRunner().invoke(main, [*command, "--no-sets", "--yes"])
+    assert len(json.loads(done.stdout.splitlines()[-1])["unused"]) == 4
+    assert not Path(str(made.shards.path)).exists()
+    assert find_unused([a]).kept_by_settings == []
+
+
 def test_the_command_lists_first_and_deletes_with_yes(tmp_path: Path) -> None:
     a, _ = project(tmp_path)
     listed = CliRunner().invoke(main, ["rm", "--unused", str(a), "--json"])
