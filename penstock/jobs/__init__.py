@@ -36,7 +36,8 @@
                                                                        origins.py, reasons.py,
                                                                        nearest.py, grades.py,
                                                                        training_losses.py,
-                                                                       compared_values.py
+                                                                       compared_values.py,
+                                                                       unscored.py
     diff                   what came in and went out, and why          diff.py, sides.py, causes.py,
                                                                        joined_fates.py,
                                                                        changed_keys.py,

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from penstock.artefact import Artefact, Workspace
 from penstock.display import numbered
@@ -21,9 +20,11 @@ from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, PartiallyCurated
 from penstock.jobs.grades import describe_grade, read_grade
 from penstock.jobs.nearest import ExampleSearch
+from penstock.jobs.unscored import ask_own_code, document_of
 from penstock.pipeline.scoring.changes import changes_of
 from penstock.pipeline.scoring.means import TWENTIETHS, count_lengths, group_of_length
 from penstock.pipeline.scoring.models import Column, read_vectors
+from penstock.pipeline.units import Unit
 from penstock.plugin_frames import describe_error
 from penstock.selectors.base import AnswerScores, MeanSelector
 from penstock.selectors.influence import can_be_asked, influential_words
@@ -141,7 +142,7 @@ class _Explained:
         if self._problem is not None:
             return
         if fate["scores"][self.column.name]["score"] is None:
-            yield "unscored", self._unscored(selector, fate["text"])
+            yield "unscored", self._unscored(selector, fate)
             return
         embeddings = self._artefact.manifest["inputs"].get("embeddings")
         if selector.kind == "mean":
@@ -153,12 +154,26 @@ class _Explained:
         if self._examples is not None:
             yield from self._examples.find(fate, embeddings and str(embeddings)).items()
 
-    def _unscored(self, selector: Any, text: str) -> str:
-        if selector.kind == "mean":
-            return f"it has no score in {selector.requirements.quality}"
+    def _unscored(self, selector: Any, fate: Mapping[str, Any]) -> str:
+        quality = selector.requirements.quality
+        own = fate["scores"].get(quality, {})
+        if selector.kind == "mean" or (own and own["score"] is None):
+            return f"it has no score in {quality}"
         if self._built_in:
-            return str(selector.describe_unscored(text))
-        return "your own code gave none, NaN or an infinite number"
+            return str(selector.describe_unscored(fate["text"], self._knows_token(fate)))
+        asks = self._may_run and selector.kind == "scorer"
+        sees_vectors = selector.requirements.embeddings is not None
+        return ask_own_code(selector if asks and not sees_vectors else None, fate)
+
+    def _knows_token(self, fate: Mapping[str, Any]) -> bool | None:
+        """Return whether the encoder knew a token of the text; None without the pool's vectors."""
+        embeddings = self._artefact.manifest["inputs"].get("embeddings")
+        if embeddings is None:
+            return None
+        try:
+            return bool(_vector(self._artefact, str(embeddings), self._curated, fate).any())
+        except ArtefactError:  # they may be deleted when the column is made
+            return None
 
     def _mean(self, selector: MeanSelector, fate: Mapping[str, Any]) -> dict[str, Any]:
         """Return the column and the group of a document's mean."""
@@ -183,14 +198,8 @@ class _Explained:
             yield "problem", f"its answers are left out: requests raised {describe_error(error)}"
 
     def _words(self, fate: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        document = pa.record_batch(
-            {
-                "id": [fate["id"]],
-                "text": pa.array([fate["text"]], pa.large_string()),
-                "source": [fate["source"]],
-            }
-        )
         try:
+            document = document_of(fate)
             found = influential_words(self.column.selector, document)  # type: ignore[arg-type]
         except Exception as error:
             if self._built_in:
@@ -209,16 +218,36 @@ def _cluster(
 ) -> Iterator[tuple[str, Any]]:
     """Yield the partition of a document, found from its vector as the selector assigned it."""
     try:
-        vectors = Artefact.open(artefact.path.parent.parent / "embeddings" / embeddings[:_DIGITS])
+        own = _vector(artefact, embeddings, curated, fate)
     except ArtefactError:  # it may be deleted when the column is made
         return
-    unit = next(unit for unit in curated.pool.units if unit.name == fate["unit"])
-    place = int(np.searchsorted(unit.numbers(), fate["row"]))
-    own = read_vectors(vectors.path, vectors.files[unit.number])[place : place + 1]
+    unit, place = _place_of(curated, fate)
     rows = unit.read_rows(["id", "hash"]).slice(place, 1)
     number = selector.assign(own, hash_documents(rows, mix(curated.recipe.seed, "sets")))
     yield "cluster", int(number[0])
     yield "clusters", int(selector.partitions)
+
+
+def _place_of(curated: Curated | PartiallyCurated, fate: Mapping[str, Any]) -> tuple[Unit, int]:
+    """Return the unit of a document, and its place among the documents there that are kept."""
+    unit = next(unit for unit in curated.pool.units if unit.name == fate["unit"])
+    return unit, int(np.searchsorted(unit.numbers(), fate["row"]))
+
+
+def _vector(
+    artefact: Artefact,
+    embeddings: str,
+    curated: Curated | PartiallyCurated,
+    fate: Mapping[str, Any],
+) -> np.ndarray:
+    """Return the vector of a document, (1, d) int16.
+
+    Raises:
+        ArtefactError: The vectors are not there any more.
+    """
+    vectors = Artefact.open(artefact.path.parent.parent / "embeddings" / embeddings[:_DIGITS])
+    unit, place = _place_of(curated, fate)
+    return read_vectors(vectors.path, vectors.files[unit.number])[place : place + 1]
 
 
 def describe_reasons(reasons: Mapping[str, Any]) -> Iterator[str]:

@@ -128,11 +128,14 @@ class BuiltInSetSelector(Algorithm):
         default="static", description="As in :mod:`penstock.selectors.encoders.embedding`."
     )
 
-    def describe_unscored(self, text: str) -> str:
+    def describe_unscored(self, text: str, known: bool | None = None) -> str:
         """Name the vector and the quality that a document of a partition needs."""
         column = self.requirements.quality
-        quality = f", or the document has no score in {column}" if column else ""
-        return f"the encoder knows no token of its text{quality}"
+        quality = f"the document has no score in {column}" if column else ""
+        if known:
+            return quality or "the selector leaves it out"
+        unknown = "the encoder knows no token of its text"
+        return f"{unknown}, or {quality}" if quality and known is None else unknown
 
     @property
     def requirements(self) -> Requirements:

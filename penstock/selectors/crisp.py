@@ -180,9 +180,13 @@ class Crisp(
         scores[order] = np.maximum(-due / budget, _LOWEST)
         return scores
 
-    def describe_unscored(self, text: str) -> str:
+    def describe_unscored(self, text: str, known: bool | None = None) -> str:
         """Name the weight of the document's cluster."""
-        return f"the weight of its cluster is 0, or {super().describe_unscored(text)}"
+        weight = "the weight of its cluster is 0"
+        if known:
+            return weight
+        own = super().describe_unscored(text, known)
+        return f"{weight}, or {own}" if known is None else own
 
     def save(self, directory: Path) -> None:
         fitted(self._clusters, self.name).save(directory / "clusters.npy")

@@ -164,7 +164,7 @@ class Deita(
             scores[row] = grade_of([answer])
         return scores
 
-    def describe_unscored(self, text: str) -> str:
+    def describe_unscored(self, text: str, known: bool | None = None) -> str:
         """Name the answer."""
         return "the model gave no answer with a grade"
 

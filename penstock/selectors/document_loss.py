@@ -130,7 +130,7 @@ class DocumentLoss(
         scores[known] = self._scores[places[known]]
         return scores
 
-    def describe_unscored(self, text: str) -> str:
+    def describe_unscored(self, text: str, known: bool | None = None) -> str:
         """Name the run."""
         return f"no token of it was predicted in the run {self.run} (missing: {self.missing})"
 

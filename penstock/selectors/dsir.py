@@ -161,13 +161,13 @@ class Dsir(
         taken = (tokens >= self.min_tokens) & ~blank(texts)
         return np.where(taken, weights, np.nan).astype(np.float32)
 
-    def describe_unscored(self, text: str) -> str:
+    def describe_unscored(self, text: str, known: bool | None = None) -> str:
         """Name the words of the text and :attr:`min_tokens`."""
         log_ratios = fitted(self._log_ratios, self.name)
         texts = pa.array([text], pa.large_string())
         count = int(sum_log_ratios(texts, log_ratios, self.ngrams)[1][0])
         if count >= self.min_tokens:
-            return super().describe_unscored(text)
+            return super().describe_unscored(text, known)
         return (
             f"it has {count:,} tokens (words and marks), fewer than min_tokens: {self.min_tokens:,}"
         )

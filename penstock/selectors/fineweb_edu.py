@@ -226,7 +226,7 @@ class FineWebEdu(
         grades = np.clip(_apply(head, vectors), 0, HIGHEST)
         return np.where(some, grades, np.nan).astype(np.float32)
 
-    def describe_unscored(self, text: str) -> str:
+    def describe_unscored(self, text: str, known: bool | None = None) -> str:
         """Name the encoder."""
         return "the encoder knows no token of its text"
 

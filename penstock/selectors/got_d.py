@@ -225,7 +225,7 @@ class GotD(
         scores[rows] = (state.centre - found) * state.factor
         return scores
 
-    def describe_unscored(self, text: str) -> str:
+    def describe_unscored(self, text: str, known: bool | None = None) -> str:
         """Name the encoder."""
         return "the encoder knows no token of its text"
 

@@ -171,9 +171,13 @@ class ClusterParameters(BuiltInSetSelector, imports={"encoders": ("faiss",)}):
         """Return the fact ``eps``, 0 where nothing is a copy; see :class:`Thinning`."""
         return {"eps": round(max(0.0, 1 - limit), 6)}
 
-    def describe_unscored(self, text: str) -> str:
+    def describe_unscored(self, text: str, known: bool | None = None) -> str:
         """Name the near copy."""
-        return f"it is a near copy of another document, or {super().describe_unscored(text)}"
+        copy = "it is a near copy of another document"
+        if known:
+            return copy
+        own = super().describe_unscored(text, known)
+        return f"{copy}, or {own}" if known is None else own
 
     def save(self, directory: Path) -> None:
         """Write ``clusters.npy``."""

@@ -297,13 +297,14 @@ class Algorithm(Declared):
         the same."""
         return self.meaning
 
-    def describe_unscored(self, text: str) -> str:
+    def describe_unscored(self, text: str, known: bool | None = None) -> str:
         """Say why a document has no score.
 
         Args:
-            text: The document's, which is not blank.
+            text: The document's.
+            known: Whether the encoder knew a token of it; None where that is not told.
         """
-        return "its text has no word"
+        return "its text has no word" if text.strip() else "its text is blank"
 
     def identity(self) -> Mapping[str, Any]:
         """Return name and parameters; files and models' directories as their hashes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from markupsafe import escape
 from penstock.jobs.curate import Curated, PartiallyCurated, curate, inspect
 from penstock.jobs.reasons import add_reasons, changed_code, describe_reasons
 from penstock.jobs.report.page import render
+from penstock.jobs.unscored import ask_own_code
 from penstock.jobs.why import fates_of
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import parse_recipe
@@ -96,16 +98,27 @@ def test_a_selector_says_why_a_document_has_no_score(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
     write_jsonl(tmp_path / "aim.jsonl", [{"text": rows[n]["text"]} for n in range(40)])
     (tmp_path / "scorer_of_none.py").write_text(
-        "def score(texts):\n    return [None if 'mill' in t else 1.0 * len(t) for t in texts]\n"
+        "def score(texts):\n    return [None if 'mill' in t else 1.0 * len(t) for t in texts]\n\n"
+        "def endless(texts):\n    return [float('inf') if 'mill' in t else 1.0 for t in texts]\n"
     )
+    write_encoder(tmp_path / "encoder")
+    copies = {"encoder": str(tmp_path / "encoder"), "clusters": 2}
+    rows[7]["text"] = "\u2603 \u2604 \u2605 \u2606 \u2607 \u2608"  # the encoder knows none of these
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
     tree: dict[str, Any] = {
         "corpus": [{"path": "pool"}],
         "select": {
             "near": {"use": "dsir", "target": "aim.jsonl", "min_tokens": 5},
             "mean": {"use": "mean_of", "column": "near", "by": "source"},
             "own": {"use": "scorer_of_none:score"},
+            "endless": {"use": "scorer_of_none:endless"},
+            "kmq": {"use": "kmq", "quality": "near", **copies},
+            "semdedup": {"use": "semdedup", **copies},
         },
-        "budget": {"tokens": 160, "rank": {"near": 0.5, "mean": 0.3, "own": 0.2}},
+        "budget": {
+            "tokens": 160,
+            "rank": dict.fromkeys(["near", "mean", "own", "endless", "kmq", "semdedup"], 1.0),
+        },
         "tokenizer": {"train": {"vocab_size": 384}},
         "shards": {"sequence_length": 16},
     }
@@ -115,10 +128,39 @@ def test_a_selector_says_why_a_document_has_no_score(tmp_path: Path) -> None:
     found = {name: own.get("unscored") for name, own in fates[0]["reasons"].items()}
     assert "4 tokens" in found["near"] and "min_tokens: 5" in found["near"]
     assert "near" in found["mean"]
-    assert "own code" in found["own"]
+    assert "None or NaN" in found["own"]
+    assert "infinite" in found["endless"]
+    assert found["kmq"] == "it has no score in near", "and not a list of what it may be"
+    fates = fates_of(of, rows[7]["id"])
+    add_reasons(of, fates)
+    found = {name: own.get("unscored") for name, own in fates[0]["reasons"].items()}
+    for name in ("kmq", "semdedup"):
+        assert "no token" in found[name] and " or " not in found[name], name
     fates = fates_of(of, rows[6]["id"])
     add_reasons(of, fates)
-    assert not any("unscored" in own for own in fates[0]["reasons"].values())
+    found = {name: own.get("unscored") for name, own in fates[0]["reasons"].items()}
+    assert [found.pop(name) for name in ("near", "mean", "own", "endless", "kmq")] == [None] * 5
+    assert found["semdedup"] == "it is a near copy of another document"
+
+
+def test_own_code_is_asked_again_about_one_document() -> None:
+    fate = {"id": "d", "source": "s", "text": " "}
+
+    class Own:
+        def __init__(self, given: Callable[[list[str]], Any]) -> None:
+            self.given = given
+
+        def score(self, batch: pa.RecordBatch) -> Any:
+            return self.given(batch.column("text").to_pylist())
+
+    def ask(score: Callable[[list[str]], Any], text: str = "a mill") -> str:
+        return ask_own_code(Own(score), {**fate, "text": text})
+
+    assert "2.5" in ask(lambda texts: [2.5]), "it depends on the other documents of a call"
+    assert "ZeroDivisionError" in ask(lambda texts: [1 / 0])
+    assert "infinite" in ask(lambda texts: [float("-inf")])
+    assert "blank" in ask(lambda texts: [None], " \n") and "blank" not in ask(lambda texts: [None])
+    assert "None, NaN or an infinite" in ask_own_code(None, fate)
 
 
 def test_a_mean_by_length_names_the_lengths_of_its_group(made: Curated) -> None:
