@@ -286,9 +286,8 @@ def _curate(
         for overlap in file_overlaps(pool):
             progress(describe_overlap(overlap))
     added = [rewrite.name for rewrite in plan.rewrites if not rewrite.rewriter.replaces]
-    # Before hours of rewriting and scoring: the sources and their bytes are known from here on.
-    early = not plan.rewrites and not workspace.read_only
-    check_budget(plan.cut, pool, added, early)
+    # Before hours of rewriting: the sources are known from here on.
+    check_budget(plan.cut, pool, added, quotas=False)
     for rewrite in plan.rewrites:
         with stage(f"rewrite {rewrite.name}"):
             corpus = rewrite_corpus(rewrite, pool, workspace, runner, progress)
@@ -303,6 +302,7 @@ def _curate(
                 got="none: every answer was rejected",
                 fix=f"look into {corpus.path}/rejected-*",
             )
+    check_budget(plan.cut, pool, added, not workspace.read_only)  # before hours of scoring
 
     def shards_of(recipe: Recipe) -> Artefact:
         own = plan.derive(recipe)
