@@ -97,14 +97,20 @@ class FileRecord:
         Raises:
             ArtefactError: The file is missing, or its sha256 differs.
         """
+        here = self.local(directory)
+        found = sha256_file(here)
+        if found != self.sha256:
+            raise changed_file(directory / self.path, self, found, directory)
+        return here
+
+    def local(self, directory: AnyPath) -> Path:
+        """Return the file's local path, as :meth:`verified`, without reading a local file."""
         path = directory / self.path
         try:
             here = local_file(path, self.sha256)
-            found = sha256_file(here)
+            here.stat()
         except FileNotFoundError:
             raise missing_file(path, directory) from None
-        if found != self.sha256:
-            raise changed_file(path, self, found, directory)
         return here
 
 

@@ -27,6 +27,10 @@ class Group:
     """Number of workers."""
     device: torch.device = _CPU
     """Device of this worker and of tensors given to the process group."""
+    local_rank: int = 0
+    """Rank of this worker among those of its node."""
+    local_workers: int = 1
+    """Number of workers of its node."""
 
     def all_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over workers; the result, on :attr:`device`, may share its memory."""

@@ -46,9 +46,10 @@ def run_one(
     ``generation`` is the number of the driver's lease: an attempt of an earlier one ends.
     """
     spec = spec.resolved(gpus=group.device.type == "cuda")
-    shards = ShardSet.open(spec.shards)
+    shards = ShardSet.open(spec.shards, part=group.local_rank, parts=group.local_workers)
     evaluator = RunEvaluator(spec, shards, group)
     finished = not group.rank and spec.run(workspace) is not None
+    # Here each worker waits until the others, too, have compared their files of the shards.
     if not group.broadcast(int(finished)):
         _make(spec, shards, evaluator, workspace, group, signer, generation)
     evaluator.measure(workspace, generation)

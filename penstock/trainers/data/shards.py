@@ -55,13 +55,17 @@ class Spans:
 class ShardSet:
     """All sequences of a shards artefact, numbered from 0 in the order of the manifest."""
 
-    def __init__(self, artefact: Artefact) -> None:
+    def __init__(self, artefact: Artefact, *, part: int = 0, parts: int = 1) -> None:
         self.artefact = artefact
         self.sequence_length = int(artefact.facts["sequence_length"])
         self.vocab_size = int(artefact.facts["vocab_size"])
         self.eos = int(artefact.facts["eos"])
         records = artefact.named("shard-")
-        mapped = [(record, read_batches(artefact.verified(record))) for record in records]
+        paths = [
+            artefact.verified(record) if number % parts == part else record.local(artefact.path)
+            for number, record in enumerate(records)
+        ]
+        mapped = [(record, read_batches(path)) for record, path in zip(records, paths)]
         self._files = [artefact.path / record.path for record, found in mapped for _ in found]
         self._batches = [batch for _, found in mapped for batch in found]
         self._columns = [
@@ -87,8 +91,14 @@ class ShardSet:
             )
 
     @classmethod
-    def open(cls, path: AnyPath) -> ShardSet:
+    def open(cls, path: AnyPath, *, part: int = 0, parts: int = 1) -> ShardSet:
         """Open the shards at ``path`` and compare every file with its checksum.
+
+        Args:
+            path: The artefact.
+            part: Number of this part, from 0.
+            parts: Compare one file in so many. The workers of a node share the work so, and start
+                after all have done their parts.
 
         Raises:
             ArtefactError: A file is missing or changed, or this is not a shards artefact.
@@ -100,7 +110,7 @@ class ShardSet:
                 expected="an artefact of stage 'shards'",
                 got=repr(artefact.manifest["stage"]),
             )
-        return cls(artefact)
+        return cls(artefact, part=part, parts=parts)
 
     def __len__(self) -> int:
         return int(self._first[-1])

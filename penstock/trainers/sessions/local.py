@@ -238,7 +238,7 @@ def _join(rank: int, spec: RunSpec, store: str) -> Any:
         world_size=workers,
         timeout=_COLLECTIVE,
     )
-    return Group(rank, workers, device)
+    return Group(rank, workers, device, local_rank=rank, local_workers=workers)
 
 
 def _gpus() -> list[str]:

@@ -146,7 +146,13 @@ def _session_loop(config: dict[str, Any]) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     context = ray.train.get_context()
     os.environ["LOCAL_SIZE"] = str(context.get_local_world_size())
-    group = Group(context.get_world_rank(), context.get_world_size(), get_device())
+    group = Group(
+        context.get_world_rank(),
+        context.get_world_size(),
+        get_device(),
+        context.get_local_rank(),
+        context.get_local_world_size(),
+    )
     for spec in config["lane"]:
         run_one(spec, config["workspace"], group, config["signer"], config["generation"])
     # Without it 3 of 30 sessions aborted when the process group was destroyed.
