@@ -17,6 +17,7 @@
            ├─ score        a scorer on a sample, in this process       score.py
            ├─ curate       corpus -> columns -> cut -> shards          curate.py,
            │                                                           prerequisites.py,
+           │                                                           remaking.py,
            │                                                           stage_lines.py,
            │                                                           column_warnings.py,
            │                                                           rank_correlation.py

@@ -67,8 +67,9 @@ def curate(
         trust: Directories whose checkpoints are read though this user did not sign them: those
             who can write there can run code.
         progress: Called with a line for each event.
-        rescore: Selectors whose columns are deleted first, with their models and all that was made
-            of them, to be made again.
+        rescore: Selectors, rules of one's own and rewriters whose results are deleted first, with
+            their models and all that was made of them, to be made again; each a name, or one with
+            its section, as ``clean.rules.mine``.
 
     Raises:
         BadInput: The recipe or something that it names cannot be used.

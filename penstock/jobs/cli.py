@@ -89,7 +89,7 @@ _UNDER = {"rewriter": " (under rewrite)", "reweighter": " (under train.reweight)
     "--rescore",
     multiple=True,
     metavar="NAME",
-    help="First delete the column of select.NAME, and all that was made of it.",
+    help="First delete what this selector, rule or rewriter made, and all made of that.",
 )
 def curate(recipe: Recipe, console: Console, **running: Any) -> None:
     """Make shards of raw text: score, cut to the budget, tokenise, pack."""

@@ -18,6 +18,7 @@ from penstock.jobs.column_warnings import constant_columns, length_columns
 from penstock.jobs.documents import DocumentTable
 from penstock.jobs.plan import Plan
 from penstock.jobs.prerequisites import check_prerequisites, describe_hidden
+from penstock.jobs.remaking import Remade, forget_cleaning
 from penstock.jobs.stage_lines import describe_cut, describe_overlap, describe_rewrite
 from penstock.pipeline.checking import largest_sources, sum_by_source
 from penstock.pipeline.cleaning.fates import file_overlaps
@@ -39,6 +40,8 @@ from penstock.storage import delete
 __all__ = ["Curated", "PartiallyCurated", "Progress", "curate", "inspect"]
 
 Progress = Callable[[str], None]
+
+_NOTHING = Remade()
 
 _SHOWN = 20
 """Most sources in a table."""
@@ -206,18 +209,20 @@ def curate(
         free: Called before models are trained. It stops the workers of a runner that was started
             for this command; those of a runner of the caller's are left alone.
         tokenizer: A tokenizer that is used instead of the recipe's.
-        rescore: Selectors whose columns are deleted first, with all that was made of them.
+        rescore: Selectors, rules of users and rewriters whose results are deleted first, with all
+            that was made of them; a name, or one with its section, as ``clean.rules.mine``.
 
     Raises:
         BadInput: Something the user gave cannot be used.
         Failure: The work did not succeed; what was finished is kept.
     """
     plan = _planned(plan)
-    check_prerequisites(plan, rescore)
+    remade = Remade.of(plan, rescore)
+    check_prerequisites(plan)
     for _, line in describe_hidden(plan.columns):
         progress(line)
     with Workspace.driving(plan.work) as workspace:
-        return _curate(plan, workspace, runner, progress, {}, free, tokenizer, rescore)
+        return _curate(plan, workspace, runner, progress, {}, free, tokenizer, remade)
 
 
 def inspect(
@@ -268,7 +273,7 @@ def _curate(
     made: dict[str, Any],
     free: Callable[[], None] = lambda: None,
     tokenizer: Artefact | None = None,
-    rescore: Sequence[str] = (),
+    remade: Remade = _NOTHING,
 ) -> Curated:
     """Run the stages; ``made`` gets the pool and the columns as soon as they exist."""
     seconds: dict[str, float] = {}
@@ -276,6 +281,7 @@ def _curate(
 
     for name in plan.unranked:
         progress(f"select.{name}: budget.rank does not name it, so it is not scored")
+    forget_cleaning(remade, plan, workspace, progress, _delete_report)
     with stage("corpus"):
         corpus = make_corpus(plan.corpus, workspace, runner, progress)
     with stage("clean"):
@@ -316,7 +322,7 @@ def _curate(
             seed=plan.recipe.seed,
             progress=progress,
         )
-        wanted = _wanted(plan.columns, models, rescore)
+        wanted = _wanted(plan.columns, models, remade.columns)
         for column in wanted:
             needs = column.selector.requirements
             if needs.model_ladder or needs.cluster_weights:

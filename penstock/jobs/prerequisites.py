@@ -1,41 +1,37 @@
 """Prerequisites of a plan's columns, checked before the first stage.
 
 Cleaning and rewriting may take hours, so what would stop a run after them stops it before: a
-library that is not installed, a selector that cannot be sent to a worker, a name of ``--rescore``
-that no column has. ``penstock check`` finds the same.
+library that is not installed, a plug-in that cannot be sent to a worker. ``penstock check`` finds
+the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from penstock.jobs.plan import Plan
 from penstock.pipeline.plug_in_checks import check_sendable
 from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.scoring.models import Column
-from penstock.pipeline.scoring.rescoring import check_rescored
 from penstock.plugin_code import hidden_neighbours
 from penstock.selectors.adapter import code_behind
 
 __all__ = ["check_plug_ins", "check_prerequisites", "describe_hidden"]
 
 
-def check_prerequisites(plan: Plan, rescore: Sequence[str] = ()) -> None:
+def check_prerequisites(plan: Plan) -> None:
     """Check what a plan's columns and rewriters need; nothing is read, imported or written.
 
     Args:
         plan: Plan of the recipe.
-        rescore: Selectors whose columns are to be made again.
 
     Raises:
-        SelectorError: A name of ``rescore`` is no column's.
         ScoringError: As :func:`check_plug_ins`.
         BadInput: A library of a column that is not made yet is not installed.
     """
     from penstock.jobs.checking.libraries import require_libraries  # it imports the trainers
 
-    check_rescored(rescore, plan.columns)
     check_plug_ins(plan.columns, plan.rewrites)
     require_libraries(plan.recipe, plan.columns)
 

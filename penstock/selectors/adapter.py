@@ -7,6 +7,8 @@ a class that may have less of it:
 - a scorer has ``score(documents)``, a set selector ``assign(vectors, hashes)``, ``partitions`` and
   ``score(partition)``; ``fit``, ``save``, ``load``, ``identity``, ``version``, ``summary`` and
   ``paper`` are optional;
+- a rewriter has ``edit(texts)``, or ``requests`` and ``assemble``; ``identity``, ``version`` and
+  ``replaces`` are optional;
 - ``requirements`` is optional. Without it the attributes of Penstock 0.1 are read:
   ``wants_target``, ``quality``, ``needs``, ``encoder``, ``embeds`` with ``score_vectors``,
   ``classifier`` with ``finish``, ``candidates`` with ``merge``; of a reweighter ``features`` with
@@ -63,8 +65,10 @@ __all__ = [
     "paths_of",
 ]
 
-_REWRITER = ("identity", "version", "replaces", "requests", "assemble")
-_EDITOR = ("identity", "version", "replaces", "edit")
+_COMPLETED = ("identity", "version", "replaces")
+"""Members of a rewriter that have a default."""
+_REWRITER = ("requests", "assemble")
+_EDITOR = ("edit",)
 _REWEIGHTER = ("identity", "version", "is_uniform", "weights", "facts", "state", "restore")
 
 
@@ -96,14 +100,19 @@ def as_selector(plug: Any, parameters: Mapping[str, Any] | None = None) -> Selec
     return own
 
 
-def as_rewriter(plug: Any) -> Rewriter:
-    """Return the plug-in as a rewriter.
+def as_rewriter(plug: Any, parameters: Mapping[str, Any] | None = None) -> Rewriter:
+    """Return a whole rewriter: the plug-in itself, or an adapter that adds what it lacks.
+
+    Args:
+        plug: The plug-in.
+        parameters: Keywords that it was made with; paths are located.
 
     Raises:
-        SelectorError: It lacks a part of the protocol; key ``use``.
+        SelectorError: It has no ``requests`` or no ``assemble``; key ``use``.
     """
     _check(plug, _REWRITER, "a Rewriter (see penstock.selectors.rewriting.base)")
-    return plug
+    own: Any = _completed(plug, parameters)
+    return own
 
 
 def is_editor(plug: Any) -> bool:
@@ -111,16 +120,22 @@ def is_editor(plug: Any) -> bool:
     return hasattr(plug, "edit")
 
 
-def as_editor(plug: Any) -> Editor:
-    """Return the plug-in as a rewriter that needs no model.
+def as_editor(plug: Any, parameters: Mapping[str, Any] | None = None) -> Editor:
+    """Return a whole rewriter that needs no model, as :func:`as_rewriter`.
 
     Raises:
-        SelectorError: It lacks a part of the protocol, or adds texts; key ``use``.
+        SelectorError: It has no ``edit``, or adds texts; key ``use``.
     """
     _check(plug, _EDITOR, "an Editor (see penstock.selectors.rewriting.base)")
-    if plug.replaces is not True:
+    own: Any = _completed(plug, parameters)
+    if own.replaces is not True:
         raise SelectorError(key="use", expected="a rewriter with `replaces = True`", got="another")
-    return plug
+    return own
+
+
+def _completed(plug: Any, parameters: Mapping[str, Any] | None) -> Any:
+    whole = all(hasattr(plug, name) for name in _COMPLETED)
+    return plug if whole else _AdaptedRewriter(plug, parameters)
 
 
 def as_reweighter(plug: Any) -> Reweighter:
@@ -136,7 +151,8 @@ def as_reweighter(plug: Any) -> Reweighter:
 
 def class_of(plug: Any) -> type:
     """Return the class of a plug-in, also of one behind an adapter: its file holds the code."""
-    return type(plug.plug if isinstance(plug, (_AdaptedSelector, _AdaptedReweighter)) else plug)
+    adapted = isinstance(plug, (_AdaptedSelector, _AdaptedReweighter, _AdaptedRewriter))
+    return type(plug.plug if adapted else plug)
 
 
 def code_behind(plug: Any) -> PluginCode:
@@ -239,6 +255,16 @@ def _contents(value: Any) -> Any:
     return contents_of(value)
 
 
+def _hashed(parameters: Mapping[str, Any], thing: type) -> dict[str, Any]:
+    """Return the parameters, with hashes of contents for files and directories."""
+    hashed = dict(parameters)
+    for key in hashed.keys() & {*paths_of(thing)}:
+        value: Any = hashed[key]
+        several = isinstance(value, (list, tuple))
+        hashed[key] = [_contents(one) for one in value] if several else _contents(value)
+    return hashed
+
+
 class _AdaptedSelector:
     """Completes a plug-in; members that it lacks have a default."""
 
@@ -256,18 +282,9 @@ class _AdaptedSelector:
     def identity(self) -> Mapping[str, Any]:
         """Return the class, its code, and the plug-in's identity or else its parameters."""
         own = getattr(self.plug, "identity", None)
-        parameters = dict(own() or {}) if own else self._hashed_parameters()
+        parameters = dict(own() or {}) if own else _hashed(self.parameters, type(self.plug))
         code = self._code.identity()
         return {"class": type(self.plug).__qualname__, "code": code, "parameters": parameters}
-
-    def _hashed_parameters(self) -> dict[str, Any]:
-        """Return the parameters, with hashes of contents for files and directories."""
-        hashed = dict(self.parameters)
-        for key in hashed.keys() & {*paths_of(type(self.plug))}:
-            value: Any = hashed[key]
-            several = isinstance(value, (list, tuple))
-            hashed[key] = [_contents(one) for one in value] if several else _contents(value)
-        return hashed
 
     @property
     def requirements(self) -> Requirements:
@@ -354,6 +371,33 @@ class _AdaptedReweighter:
         """Features of logits, where the plug-in has ``describe``."""
         describe = getattr(self.plug, "describe", None)
         return BatchRequirements(describe=describe if callable(describe) else None)
+
+
+class _AdaptedRewriter:
+    """Completes a rewriter that lacks a version, an identity or ``replaces``."""
+
+    def __init__(self, plug: Any, parameters: Mapping[str, Any] | None = None) -> None:
+        self.plug = plug
+        self.parameters = dict(parameters or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "plug":  # not yet there, while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.plug, name)
+
+    @property
+    def version(self) -> Any:
+        return _version(self.plug)
+
+    @property
+    def replaces(self) -> bool:
+        """True without a model; with one, texts are added to their parents."""
+        return bool(getattr(self.plug, "replaces", is_editor(self.plug)))
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return the plug-in's identity or else its parameters."""
+        own = getattr(self.plug, "identity", None)
+        return dict(own() or {}) if own else _hashed(self.parameters, type(self.plug))
 
 
 def _assign(plug: Any) -> Any:

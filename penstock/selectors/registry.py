@@ -176,13 +176,14 @@ def build_rewriter(
         if not isinstance(thing, type):
             raise SelectorError(key="use", expected="a class that is a Rewriter", got=use)
         own = _instance(thing, spec.parameters, directories)
+        given = _with_located(spec.parameters, thing, directories)
         if is_editor(own):
             if spec.by != "none":
                 raise SelectorError(
                     f"{spec.use!r} needs no model", key="by", fix="write `by: none`"
                 )
-            return as_editor(own), None
-        rewriter = as_rewriter(own)
+            return as_editor(own, given), None
+        rewriter = as_rewriter(own, given)
     except BadInput as error:
         raise error.under(f"rewrite.{name}") from error.__cause__
     try:

@@ -18,17 +18,19 @@ from penstock.jobs.build import build_columns
 from penstock.jobs.held_out import OutsideSample
 from penstock.pipeline.columns import make_columns
 from penstock.pipeline.grouped import read_scores
+from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.units import iter_documents
-from penstock.recipe import ReweightSpec, SelectorSpec
+from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec
 from penstock.recipe_file import parse_recipe
 from penstock.resources import Resources
 from penstock.selectors.adapter import as_reweighter, as_rewriter, as_selector
 from penstock.selectors.base import Fitting, Requirements
 from penstock.selectors.functions import load_object
-from penstock.selectors.registry import build, build_reweighter
+from penstock.selectors.registry import build, build_reweighter, build_rewriter
 from penstock.selectors.reweighting.base import ScoredBatch, TrainingProgress
+from penstock.storage import sha256_file
 from tests.pools import pool_of, write_jsonl
 from tests.selectors.test_properties import texts, write_encoder
 
@@ -224,6 +226,50 @@ def test_an_object_without_the_needed_methods_is_refused(adapt: Any) -> None:
     with pytest.raises(SelectorError) as info:
         adapt(object())
     assert info.value.key == "use"
+
+
+REWRITERS = """
+class Edits:
+    paths = "words"
+    def __init__(self, *, words, gamma=0.5): self.words = words
+    def edit(self, texts): return texts
+
+class Asks:
+    def requests(self, document): return []
+    def assemble(self, document, answers): return None
+
+class Whole(Asks):
+    version, replaces = 3, True
+    def identity(self): return {"own": 1}
+"""
+
+
+def test_what_a_rewriter_lacks_has_a_default(tmp_path: Path) -> None:
+    (tmp_path / "adapted_rewriters.py").write_text(REWRITERS)
+    (tmp_path / "a.txt").write_text("a")
+    by: Any = {"url": "http://127.0.0.1:1", "model": "m"}
+
+    def built(name: str, by: Any, **parameters: Any) -> Any:
+        spec = RewriteSpec(use=f"adapted_rewriters:{name}", by=by, **parameters)
+        rewriter, _ = build_rewriter("x", spec, [tmp_path])
+        sent = pickle.loads(pickle.dumps(rewriter))
+        assert sent.identity() == rewriter.identity()
+        return sent
+
+    edits = built("Edits", "none", words="./a.txt", gamma=0.25)
+    assert (edits.version, edits.replaces) == (1, True)
+    before = edits.identity()
+    assert before == {"words": sha256_file(tmp_path / "a.txt"), "gamma": 0.25}
+    edit = Edit(name="x", rewriter=edits, share=1.0, seed=0)
+    identity = edit.identity()
+    assert identity["rewriter"] == "Edits"
+    assert [name for name, _ in identity["code"]["modules"]] == ["adapted_rewriters"]
+    (tmp_path / "a.txt").write_text("b")
+    assert built("Edits", "none", words="./a.txt", gamma=0.25).identity() != before
+    asks, whole = built("Asks", by), built("Whole", by)
+    assert (asks.version, asks.replaces, asks.identity()) == (1, False, {})
+    assert (whole.version, whole.replaces, whole.identity()) == (3, True, {"own": 1})
+    assert type(whole).__name__ == "Whole"
 
 
 PARAMETERS = """

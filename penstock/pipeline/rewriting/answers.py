@@ -31,6 +31,7 @@ from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.plugin_code import PluginCode, code_of
+from penstock.selectors.adapter import class_of
 from penstock.selectors.rewriting.base import (
     Answer,
     Completions,
@@ -152,7 +153,7 @@ class Questions:
     """The prompter's code, which must be the same in every worker."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "code", code_of(type(self.prompter)))
+        object.__setattr__(self, "code", code_of(class_of(self.prompter)))
 
     @property
     def key(self) -> str:
@@ -178,7 +179,7 @@ class Rewrite:
     """The rewriter's code, which must be the same in every worker."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "code", code_of(type(self.rewriter)))
+        object.__setattr__(self, "code", code_of(class_of(self.rewriter)))
 
     @property
     def questions(self) -> Questions:
@@ -201,7 +202,7 @@ def identity_of(
 ) -> dict[str, Any]:
     """Identify a rewriter or selector with what it is applied to, for a fingerprint."""
     return {
-        "rewriter": type(rewriter).__qualname__,
+        "rewriter": class_of(rewriter).__qualname__,
         **({"code": code.identity()} if code.roots else {}),
         "identity": dict(rewriter.identity()),
         "share": share,

@@ -43,6 +43,7 @@ from penstock.pipeline.units import (
     units_of,
 )
 from penstock.plugin_code import code_notes
+from penstock.selectors.adapter import class_of
 from penstock.selectors.rewriting.base import Document, Rewritten
 from penstock.storage import AnyPath, atomic_file, copy_file
 
@@ -107,7 +108,7 @@ def rewrite_corpus(
         answers = make_answers(rewrite.questions, pool, units, workspace, runner, progress)
     config = {
         "rewrite": rewrite.name,
-        "version": [_VERSION, type(rewrite.rewriter).version],
+        "version": [_VERSION, rewrite.rewriter.version],
         "identity": rewrite.identity(),
     }
     inputs = {
@@ -419,7 +420,7 @@ def _facts(
     whole.check(str(draft.path))
     check_sum(str(draft.path), ("documents kept", whole.kept), {"in units": in_units})
     made = {
-        "rewriter": type(rewrite.rewriter).__qualname__,
+        "rewriter": class_of(rewrite.rewriter).__qualname__,
         **counts,
         **{key: answers.facts[key] if answers else 0 for key in _ASKED},
         "rejected": dict(sorted(rejected.items())),

@@ -13,6 +13,7 @@ from penstock.pipeline.checking import call_on_documents
 from penstock.pipeline.rewriting.answers import draw, identity_of
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.plugin_code import PluginCode, code_of
+from penstock.selectors.adapter import class_of
 from penstock.selectors.rewriting.base import BLANK, Editor, Rewritten
 
 __all__ = ["Edit", "edit_unit"]
@@ -32,7 +33,7 @@ class Edit:
     """The rewriter's code, which must be the same in every worker."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "code", code_of(type(self.rewriter)))
+        object.__setattr__(self, "code", code_of(class_of(self.rewriter)))
 
     def identity(self) -> dict[str, Any]:
         """Identify what the texts depend on besides the documents."""

@@ -11,14 +11,14 @@ but for columns of this recipe that depend on none of the deleted ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from penstock.artefact import Artefact
+from penstock.artefact import Artefact, Workspace
 from penstock.display import numbered
 from penstock.errors import SelectorError, did_you_mean
 from penstock.pipeline.scoring.models import Column, Models
 
-__all__ = ["check_rescored", "forget_scores"]
+__all__ = ["check_rescored", "delete_made", "forget_scores"]
 
 
 def check_rescored(names: Sequence[str], columns: Sequence[Column]) -> None:
@@ -83,10 +83,29 @@ def forget_scores(
         *workspace.remove_unfinished("columns", lambda name: name not in independent),
         *workspace.remove_unfinished("model", begun.__contains__),
     ]
+    delete_made(workspace, roots, len(drafts), models.progress, deleting)
+
+
+def delete_made(
+    workspace: Workspace,
+    roots: Collection[str],
+    drafts: int,
+    progress: Callable[[str], None],
+    deleting: Callable[[Artefact], object],
+) -> None:
+    """Delete artefacts and all that was made of them, with a line for each.
+
+    Args:
+        workspace: Holds them; it is held by this driver.
+        roots: Their fingerprints.
+        drafts: Unfinished artefacts that were deleted before, for a line.
+        progress: Called with the lines.
+        deleting: As of :func:`forget_scores`.
+    """
     for artefact in workspace.made_of(roots):
         size = sum(record.bytes for record in artefact.files)
-        models.progress(f"deleting {artefact.path} ({size:,} bytes)")
+        progress(f"deleting {artefact.path} ({size:,} bytes)")
         deleting(artefact)
         workspace.remove(artefact)
     if drafts:
-        models.progress(f"deleted {numbered(len(drafts), 'unfinished artefact')}")
+        progress(f"deleted {numbered(drafts, 'unfinished artefact')}")

@@ -135,3 +135,38 @@ def test_the_command_takes_several_names(project: Path) -> None:
     done = CliRunner().invoke(main, [*command, "--rescore", "x", "--rescore", "other"])
     assert done.exit_code == 0
     assert done.output.count("deleting ") == 8
+
+
+CLEANING = """
+from pathlib import Path
+import pyarrow as pa
+def _factor(): return int((Path(__file__).parent / "factor").read_text())
+def drop(texts): return [number % 10 < _factor() for number in range(len(texts))]
+class Adds:
+    def edit(self, texts): return pa.array([t + " end" * _factor() for t in texts.to_pylist()])
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ("clean.rules={own: {use: 'remade:drop'}}", "own"),
+        ("clean.rules={own: {use: 'remade:drop'}}", "clean.rules.own"),
+        ("rewrite={own: {use: 'remade:Adds', by: none}}", "rewrite.own"),
+    ],
+)
+def test_rules_and_rewriters_are_made_again(project: Path, setting: str, name: str) -> None:
+    (project / "remade.py").write_text(CLEANING)
+    first = curate(project, setting)
+    (project / "factor").write_text("2")
+    assert curate(project, setting).shards.digest == first.shards.digest
+    again = curate(project, setting, rescore=(name,))
+    for made in again.corpus.facts.get("rewrites", {}).values():
+        assert made["rewriter"] == "Adds"
+    assert again.shards.digest != first.shards.digest
+    assert curate(project, setting).shards.digest == again.shards.digest
+    shutil.rmtree(project / "work")
+    assert curate(project, setting).shards.digest == again.shards.digest
+    with pytest.raises(SelectorError) as caught:
+        curate(project, setting, rescore=(f"select.{name}",))
+    assert caught.value.key == "--rescore"
