@@ -38,6 +38,7 @@ docs/architecture.md shows how the packages work together.
       opening.py         files to read, by no link that another user made to a private one
       temporary.py       this user's own directory in the temporary directory
       activity.py        steps under way and documents done, for progress lines
+      calls.py           the call of a plug-in under way in a worker, for crashes
       cluster.py         the connection to Ray; the number of CPUs
       ray_token.py       the token of a Ray cluster, found as Ray finds it
       ray_job.py         the id of the Ray Job that this process drives

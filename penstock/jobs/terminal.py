@@ -8,6 +8,7 @@ is done, or goes on, and its status is its own.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import os
 import sys
@@ -36,7 +37,13 @@ _ERASE = "\x1b[K"
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr escape what their encoding lacks, instead of raising an error."""
+    """Let stdout and stderr escape what their encoding lacks, instead of raising an error.
+
+    A crash of compiled code, in a scorer that runs in this process, writes the Python stack to
+    stderr before it ends the process.
+    """
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # stderr is no file, in tests
+        faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, FileRecord, canonical
+from penstock.calls import begin_call, has_crashed
 from penstock.errors import ArtefactError, InputError, PenstockError, ScoringError
 from penstock.pipeline.runner import Runner
 from penstock.plugin_frames import describe_error, fix_of_error
@@ -37,6 +38,7 @@ __all__ = [
     "check_sources",
     "check_sum",
     "largest_sources",
+    "score_documents",
     "scores_of",
     "smallest_failing",
     "sum_by_source",
@@ -107,6 +109,40 @@ def call_on_documents(
         at = f"documents {first} to {last} of {place}" if count > 1 else f"document {first}"
         call_plugin(key, at, function, given.slice(start, count))
         raise  # another call on the same documents did not fail
+
+
+def score_documents(
+    key: str, place: str, documents: pa.RecordBatch, function: Callable[[Any], Any]
+) -> np.ndarray:
+    """Score documents by a plug-in; a worker that is lost in it is lost in a named call.
+
+    Where a worker was lost in this very call before, it is made document by document, so that the
+    next crash names the document: scores do not depend on the batch.
+
+    Args:
+        key: As of :func:`call_plugin`.
+        place: The unit, for messages.
+        documents: With a column ``id``.
+        function: Called with documents, or with a slice of them.
+
+    Returns:
+        Scores, (n,) float32.
+
+    Raises:
+        PenstockError: As :func:`call_on_documents` and :func:`scores_of`.
+    """
+    ids = documents.column("id")
+    at = f"documents {ids[0]} to {ids[-1]} of {place}" if len(ids) else place
+    begin_call(key, at)
+    if not has_crashed(key, at):
+        returned = call_on_documents(key, place, ids, function, documents)
+        return scores_of(returned, len(documents), key, at, ids)
+    found = []
+    for row, own in enumerate(ids):
+        begin_call(key, one := f"document {own}")
+        part = documents.slice(row, 1)
+        found.append(scores_of(call_plugin(key, one, function, part), 1, key, one))
+    return np.concatenate([np.empty(0, np.float32), *found])
 
 
 def smallest_failing(

@@ -23,13 +23,14 @@ import pyarrow as pa
 
 from penstock.activity import count_documents
 from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
+from penstock.calls import begin_call
 from penstock.display import numbered
 from penstock.errors import SelectorError, UnmadeError, WorkerError
 from penstock.pipeline.checking import (
-    call_on_documents,
     call_plugin,
     check_identity,
     check_sum,
+    score_documents,
     scores_of,
 )
 from penstock.pipeline.grouped import read_scores, write_scores
@@ -359,9 +360,7 @@ def _score_slowly(draft: Draft, column: Column, units: Sequence[Unit], models: M
 def _score_part(part: UnitPart, state: tuple[str, Scorer, AnyPath]) -> FileRecord:
     name, scorer, directory = state
     documents = part.read(("id", "text", "source", "hash"))
-    ids = documents.column("id")
-    returned = call_on_documents(f"select.{name}", part.label, ids, scorer.score, documents)
-    scores = scores_of(returned, len(documents), f"select.{name}", part.label, ids)
+    scores = score_documents(f"select.{name}", part.label, documents, scorer.score)
     count_documents(len(documents), documents.nbytes)
     return write_scores(directory, f"scratch/parts/{part.name}", scores)
 
@@ -399,13 +398,15 @@ def _score_unit(
         for name, scorer, _ in wanted:
             embeddings = scorer.requirements.embeddings
             key, ids = f"select.{name}", documents.column("id")
-            at = f"documents {ids[0]} to {ids[-1]} of {unit.name}"
             if name in vectors and embeddings is not None:
+                at = f"documents {ids[0]} to {ids[-1]} of {unit.name}"
+                begin_call(key, at)
                 returned = call_plugin(key, at, embeddings.score, documents, vectors[name][rows])
+                scores = scores_of(returned, len(documents), key, at, ids)
             else:
                 work = partial(_score_batch, scorer, together, documents)
-                returned = call_on_documents(key, unit.name, ids, work, documents)
-            parts[name].append(scores_of(returned, len(documents), key, at, ids))
+                scores = score_documents(key, unit.name, documents, work)
+            parts[name].append(scores)
     return {
         name: write_scores(directory, unit.name, np.concatenate(parts[name]))
         for name, _, directory in wanted

@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from penstock.calls import Call
 from penstock.cluster import cpus
 from penstock.errors import Failure
 from penstock.pipeline.runners.attempt import attempt
@@ -126,6 +127,8 @@ class _Processes:
         self._state_file = state_file
         self._workers: list[Worker] = []
         self._readable: collections.deque[Worker] = collections.deque()
+        self._crashed: dict[int, list[Call]] = {}
+        """Calls of plug-ins in which workers were lost, by the item."""
         self._failed_starts = 0
         self._killed_before = killed_for_memory()
 
@@ -140,7 +143,7 @@ class _Processes:
         if worker is None or (worker.given and len(self._workers) < self.slots):
             worker = self._acquire()
             self._workers.append(worker)
-        worker.give(index, item, self._state_file)
+        worker.give(index, item, self._state_file, self._crashed.get(index, ()))
 
     def _acquire(self) -> Worker:
         while self._idle:
@@ -185,8 +188,11 @@ class _Processes:
                     fix="see stderr for the reason, or run with --workers 1, which starts none",
                 )
             return WorkerLost(ending.reason, queued=given)
+        if given and worker.call is not None:
+            self._crashed.setdefault(given[0], []).append(worker.call)
         return WorkerLost(
             ending.reason,
+            call=worker.call,
             at=given[0] if given else None,
             queued=given[1:],
             memory=self._for_memory() if ending.by == signal.SIGKILL else False,

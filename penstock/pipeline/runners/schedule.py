@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from penstock.activity import step
+from penstock.calls import Call
 from penstock.display import logger_of
 from penstock.errors import PenstockError, WorkerError
 from penstock.pipeline.runners.attempt import MORE_MEMORY, AttemptResult, label
@@ -55,6 +56,9 @@ class WorkerLost:
 
     peak_bytes: int = 0
     """Its peak resident memory, or 0 where that is not known."""
+
+    call: Call | None = None
+    """The call of a plug-in that it had begun, where that is known."""
 
 
 @dataclass(slots=True)
@@ -264,8 +268,12 @@ class Schedule:
             cause, fix = f", by a crash or for lack of memory{held}", MORE_MEMORY
         else:  # memory was there
             cause, fix = f", by a crash{held}", "see stderr for the reason; or its code ended it"
+        key, documents = event.call or (None, None)
         return WorkerError(
-            f"{label(self._items[index])}: its worker {event.reason}, {times} times{cause}", fix=fix
+            f"{label(self._items[index])}: its worker {event.reason}, {times} times{cause}",
+            key=key,
+            file=documents,
+            fix=fix,
         )
 
     def _summary(self, index: int, error: Exception) -> Exception:

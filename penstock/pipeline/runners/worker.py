@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import json
 import mmap
 import os
 import pickle
@@ -29,7 +30,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -40,6 +41,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 
 from penstock.activity import add_counts, send_compiling, send_counts, set_compiling
+from penstock.calls import Call, send_calls, set_crashed
 from penstock.errors import StorageError
 from penstock.garbage import collection_paused
 from penstock.own_modules import OwnModules
@@ -140,6 +142,9 @@ _PR_SET_PDEATHSIG = 1
 _COUNTS = b"C"
 """Begins a message of two int64, documents and bytes; a pickled outcome begins with 0x80."""
 
+_CALL = b"A"
+"""Begins a message of two texts as JSON: a call of a plug-in begins."""
+
 _COMPILING = {b"N1": True, b"N0": False}
 """Messages: the worker begins to compile a loop, and ends."""
 
@@ -191,12 +196,22 @@ class Worker:
         """The indices of its items, in the order they were sent; it is running the first."""
         self.ready = False
         """True once the worker has sent its first message."""
+        self.call: Call | None = None
+        """The call of a plug-in that it has begun last, of its first item; None before one."""
         self._ending: Ending | None = None
         self._compiling = 0
 
-    def give(self, index: int, item: Any, state_file: Path) -> None:
-        """Send an item. A dead worker is noticed by :meth:`receive`, not here."""
-        message = cloudpickle.dumps((OwnModules(), str(state_file), item), protocol=5)
+    def give(self, index: int, item: Any, state_file: Path, crashed: Collection[Call] = ()) -> None:
+        """Send an item. A dead worker is noticed by :meth:`receive`, not here.
+
+        Args:
+            index: Its index.
+            item: The item.
+            state_file: The state of the run.
+            crashed: Calls of the item in which other workers were lost.
+        """
+        given = (OwnModules(), str(state_file), item, tuple(crashed))
+        message = cloudpickle.dumps(given, protocol=5)
         self.given.append(index)
         with contextlib.suppress(OSError):
             self.connection.send_bytes(message)
@@ -217,11 +232,16 @@ class Worker:
         if message[:1] == _COUNTS:
             add_counts(*struct.unpack("<2q", message[1:]))
             return None
+        if message[:1] == _CALL:
+            key, documents = json.loads(message[1:])
+            self.call = (key, documents)
+            return None
         if (begins := _COMPILING.get(message)) is not None:
             self._compiling += 1 if begins else -1
             set_compiling(begins)
             return None
         self.given.popleft()
+        self.call = None
         return pickle.loads(message)  # noqa: S301  our worker made it
 
     @property
@@ -292,6 +312,11 @@ def serve(descriptor: int) -> None:
         with contextlib.suppress(OSError):
             send(b"N1" if begins else b"N0")
 
+    def send_call(call: Call) -> None:
+        with contextlib.suppress(OSError):
+            send(_CALL + json.dumps(call).encode())
+
+    send_calls(send_call)
     send_counts(send_count)
     send_compiling(send_compile)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the driver was killed
@@ -312,7 +337,9 @@ def _run_item(state: dict[str, Any], message: bytes) -> bytes:
     outcome = AttemptResult()
     try:
         with collection_paused():  # the first item imports modules
-            _, state_file, item = pickle.loads(message)  # noqa: S301  our driver made it
+            loaded = pickle.loads(message)  # noqa: S301  our driver made it
+            _, state_file, item, crashed = loaded
+        set_crashed(crashed)
         outcome = portable(attempt(prepare, item))
         return cloudpickle.dumps(outcome, protocol=5)
     except Exception as error:  # an item that cannot be read here, a result that cannot be sent
