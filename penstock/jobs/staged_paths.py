@@ -72,9 +72,14 @@ def absolute_paths(
         local = recipe.resolve(value) if re.search(r"[./\\]", value) else None
         return str(local) if local is not None and local.exists() else value
 
+    def reference(value: str) -> str:
+        run, _, step = value.rpartition("@")
+        return f"{path_or_name(run)}@{step}"
+
     changes: list[tuple[Sequence[str], Callable[[str], str]]] = [
         (_PATHS, path),
         (_PATHS_OR_NAMES, path_or_name),
+        (("train.continue_from",), reference),
         (list(_declared(tree, sources)), parameter),
     ]
     found = {}
@@ -82,7 +87,7 @@ def absolute_paths(
         for dotted, node, key in _strings_at(tree, patterns):
             node[key] = change(node[key])
             if node[key].removeprefix("hf:").startswith("/") or "://" in node[key]:
-                found[dotted] = node[key]
+                found[dotted] = node[key].rpartition("@")[0] if change is reference else node[key]
     return list(found.items())
 
 

@@ -198,6 +198,18 @@ def test_the_run_of_a_selector_is_a_path_where_it_is_one(project: Path, tmp_path
     assert tree["select"]["hard"]["run"] == f"{project}/out/run/abc"
 
 
+@pytest.mark.parametrize("given", ["base.yaml@last", "0123456789abcdef@4"])
+def test_a_recipe_to_continue_from_is_a_path_and_a_name_is_none(
+    project: Path, tmp_path: Path, given: str
+) -> None:
+    (project / "base.yaml").write_text("seed: 1\n")
+    run, _, step = given.partition("@")
+    meant = f"{project}/{run}" if run == "base.yaml" else run
+    staged, tree = _staged(project, tmp_path, f"train.continue_from={given}")
+    assert tree["train"]["continue_from"] == f"{meant}@{step}"
+    assert (("train.continue_from", meant) in staged.opened) == meant.startswith("/")
+
+
 def test_a_scorer_in_the_current_directory_is_copied(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
