@@ -131,7 +131,7 @@ def train(
     with extras.named("train", "train"), named(label, settings):
         from penstock.jobs.parent_run import with_parent
         from penstock.jobs.train import check_training, read_evaluations, run_spec
-        from penstock.trainers.run import train_all
+        from penstock.trainers.run import device_words, train_all
 
         plan = Plan.of(recipe)
         check_training(recipe.train)
@@ -140,7 +140,8 @@ def train(
             plan = with_parent(plan, opened)
             curated = curating.curate(plan, opened, progress, free)
             free()  # the training's workers need its CPUs and memory
-            progress("train: starting the workers, which import PyTorch")
+            where = device_words(plan.train.train)
+            progress(f"train: {where}; starting the workers, which import PyTorch")
             on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))
             workspace = stack.enter_context(Workspace.driving(plan.work))
             spec = run_spec(plan.train, curated.shards.path, evaluations)

@@ -23,7 +23,7 @@ from penstock.jobs.train import check_training, read_evaluations, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
 from penstock.trainers.evaluation.examples import Evaluation
-from penstock.trainers.run import room_for, train_all
+from penstock.trainers.run import device_words, room_for, train_all
 from penstock.trainers.spec import OnMetrics, RunResult
 
 __all__ = ["compare", "curate_arms"]
@@ -63,7 +63,8 @@ def compare(
             run_spec(plans[arm].train, own.shards.path, evaluations) for arm, own in curated.items()
         ]
         parallel = recipe.compare.parallel or min(room_for(spec.train) for spec in specs)
-        progress(f"train: {len(specs)} runs, {parallel} at a time")
+        where = device_words(specs[0].train)
+        progress(f"train: {len(specs)} runs {where}, {parallel} at a time")
         trained = train_all(specs, workspace, parallel=parallel, on_metrics=on_metrics)
     results = dict(zip(curated, trained))
     targets = tuple(item.name for item in evaluations)

@@ -31,7 +31,7 @@ from penstock.trainers.sessions.local import LocalSessions
 from penstock.trainers.sessions.on_ray import RaySessions
 from penstock.trainers.spec import OnMetrics, RunResult, RunSpec
 
-__all__ = ["resolved", "room_for", "train_all"]
+__all__ = ["device_words", "resolved", "room_for", "train_all"]
 
 _log = logger_of(__name__)
 
@@ -83,6 +83,19 @@ def train_all(
     results = [spec.find(workspace) for spec in specs]
     assert all(results)
     return [result for result in results if result]
+
+
+def device_words(train: Train) -> str:
+    """Return where such runs are trained, for people: what ``train.device: auto`` chose.
+
+    Raises:
+        RecipeError: As :func:`room_for`.
+    """
+    kind = LocalSessions if LocalSessions.suffice() else RaySessions
+    gpus = kind.on_gpus(train)
+    if train.device == "auto":
+        return "on GPUs (train.device: auto)" if gpus else "on CPUs, since no GPU was found"
+    return "on GPUs" if gpus else "on CPUs"
 
 
 def resolved(specs: Sequence[RunSpec], workspace: Workspace) -> list[RunSpec]:

@@ -24,7 +24,7 @@ from penstock.recipe import ModelShape, Train
 from penstock.recipe_training import Checkpoint
 from penstock.trainers.checkpoints.signing import key_file
 from penstock.trainers.evaluation.examples import Evaluation
-from penstock.trainers.run import _lanes, room_for, train_all
+from penstock.trainers.run import _lanes, device_words, room_for, train_all
 from penstock.trainers.sessions.devices import on_gpus
 from penstock.trainers.sessions.local import LocalSessions
 from penstock.trainers.spec import RunSpec
@@ -223,14 +223,30 @@ def test_a_comparison_fills_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None
     assert room_for(two) == room_for(two.model_copy(update={"device": "gpu"})) == 1
 
 
+def test_auto_says_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for gpus in ("", "0,1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        for device in ("auto", "cpu"):
+            own = TRAIN.model_copy(update={"device": device})
+            found[gpus, device] = device_words(own)
+    assert found == {
+        ("", "auto"): "on CPUs, since no GPU was found",
+        ("", "cpu"): "on CPUs",
+        ("0,1", "auto"): "on GPUs (train.device: auto)",
+        ("0,1", "cpu"): "on CPUs",
+    }
+
+
+@pytest.mark.parametrize("device", ["auto", "gpu"])
 def test_a_build_without_gpus_does_not_train_on_cpus_instead(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("this PyTorch finds a GPU")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(TrainingError) as info:
-        train(spec(shards, device="gpu"), Workspace(tmp_path))
+        train(spec(shards, device=device), Workspace(tmp_path))
     assert info.value.key == "train.device"
 
 

@@ -221,7 +221,7 @@ def _join(rank: int, spec: RunSpec, store: str) -> Any:
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", _LOOPBACK)
     gpu = torch.cuda.is_available()
-    if spec.train.device == "gpu" and not gpu:
+    if os.environ.get("CUDA_VISIBLE_DEVICES") and not gpu:  # it was given one
         raise TrainingError(
             f"PyTorch {torch.__version__} finds no GPU",
             key="train.device",
