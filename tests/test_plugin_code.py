@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 
 import penstock
-from penstock.errors import ScoringError, SelectorError
+from penstock.errors import ScoringError, SelectorError, UnmadeError
+from penstock.jobs.curate import PartiallyCurated
+from penstock.jobs.plan import TrainSettings
+from penstock.jobs.sample import Sample, sample_documents
 from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.edits import Edit
 from penstock.plugin_code import PluginCode, code_notes, code_of, describe_code
-from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec
+from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec, Train
 from penstock.selectors.functions import FunctionScorer
 from penstock.selectors.registry import build, build_rewriter, built_in
 from penstock.selectors.reweighting.planned import PlannedReweighter
@@ -316,6 +319,31 @@ shards: {sequence_length: 32}
 
 
 @pytest.mark.slow
+def test_what_is_not_made_yet_after_an_edit_names_the_modules(project: Path) -> None:
+    write_jsonl(project / "pool.jsonl", documents(150))
+    (project / "recipe.yaml").write_text(RECIPE)
+    recipe, without = project / "recipe.yaml", ["clean.rules={}", "rewrite={}"]
+    penstock.curate(recipe, settings=without, workers=1)
+    (project / "code_helper.py").write_text("factor = 3\n")
+    opened = penstock.open(recipe, settings=without)
+    with pytest.raises(UnmadeError, match=r"select\.x: .* code_helper "):
+        opened.documents()
+    assert isinstance(opened, PartiallyCurated)
+    with pytest.raises(UnmadeError, match=r"select\.x: .* code_helper "):
+        sample_documents(opened, 3, Sample(near_cut=True))
+
+
+@pytest.mark.parametrize("use", ["code_editor:reweight", "loss"])
+def test_a_training_names_the_code_of_its_reweighter(project: Path, use: str) -> None:
+    strategy = {"strategy": "linupper"} if use == "loss" else {}
+    planned = PlannedReweighter(ReweightSpec(use=use, **strategy), [project])
+    found = TrainSettings(train=Train(), seed=0, reweighter=planned).code_lines()
+    expected = [] if use == "loss" else ["train.reweight: made by code_editor, code_helper"]
+    assert [line.partition(" (code ")[0] for line in found] == expected
+    assert TrainSettings(train=Train(), seed=0, reweighter=None).code_lines() == []
+
+
+@pytest.mark.slow
 def test_an_edited_helper_scores_again_and_a_comment_keeps_the_columns(project: Path) -> None:
     (project / "recipe.yaml").write_text(RECIPE)
     scorer = project / "code_scorer.py"
@@ -335,7 +363,11 @@ def test_an_edited_helper_scores_again_and_a_comment_keeps_the_columns(project: 
     kept = [line.partition(": ")[0] for line in lines if "kept, made by" in line]
     assert kept == ["clean.rules.mine", "rewrite.up", "clean.rules.mine", "select.x", "select.y"]
     (project / "code_helper.py").write_text("factor = 3\n")
+    with pytest.raises(UnmadeError, match=r"clean\.rules\.mine: .* code_helper "):
+        penstock.open(project / "recipe.yaml")
     third, lines = curate()
+    changed = [line.partition(":")[0] for line in lines if ": the code of code_helper " in line]
+    assert changed == ["clean.rules.mine", "rewrite.up", "select.x", "select.y"]
     assert not third.keys() ^ first.keys() and not set(third.values()) & set(first.values())
     assert not any("kept, made by" in line for line in lines)
     curated = penstock.open(project / "recipe.yaml")

@@ -138,6 +138,8 @@ def train(
         evaluations = read_evaluations(plan.evaluate)
         with _running(runner, workers, trust) as (opened, free), ExitStack() as stack:
             plan = with_parent(plan, opened)
+            for line in plan.train.code_lines():
+                progress(line)
             curated = curating.curate(plan, opened, progress, free)
             free()  # the training's workers need its CPUs and memory
             where = device_words(plan.train.train)

@@ -256,7 +256,7 @@ def why(
     if isinstance(curated, PartiallyCurated):
         unmade = str(with_recipe(curated.lacks))
         if any(fate["fate"] == "kept" for fate in fates):
-            for line in (*changed_code(curated), unmade):
+            for line in (*(own for own in changed_code(curated) if own not in unmade), unmade):
                 console.write(line)
     if more:
         console.write(f"more documents contain it: {_MOST} are shown; give more of its words")

@@ -32,6 +32,7 @@ from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.tokenizer import TokenizerSettings
+from penstock.plugin_code import code_notes
 from penstock.recipe import ModelFrom, Recipe, Rung, Shards, Train
 from penstock.recipe_amounts import share_of
 from penstock.recipe_file import override, validate
@@ -72,6 +73,12 @@ class TrainSettings:
     seed: int
     """Seed of the initial weights and of the data order."""
     reweighter: PlannedReweighter | None
+
+    def code_lines(self) -> list[str]:
+        """Return a line that names the reweighter's code, if it is a user's."""
+        if self.reweighter is None:
+            return []
+        return [*code_notes("train.reweight", self.reweighter.code_identity, False)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

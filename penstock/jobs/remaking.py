@@ -7,21 +7,19 @@ first, with all that was made of them: two contents never have one name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
-from penstock.artefact import Artefact, Workspace, canonical
+from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, SelectorError, did_you_mean
 from penstock.jobs.plan import Plan
 from penstock.pipeline.cleaning.text_columns import stage_of
 from penstock.pipeline.cleaning.verdicts import STAGE as VERDICTS
 from penstock.pipeline.corpus import STAGE as CORPUS
+from penstock.pipeline.edited_code import plain_identity
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.scoring.rescoring import delete_made
-from penstock.redaction import mask_values
 
 __all__ = ["Remade", "forget_cleaning"]
 
@@ -102,7 +100,7 @@ def forget_cleaning(
     stages: set[str] = set()
     for own in plan.clean.functions:
         if own.rule in remade.rules:
-            config = _plain(own.config())
+            config = plain_identity(own.config())
             stages |= {stage_of(own.name), VERDICTS}
             roots |= {
                 one.fingerprint
@@ -118,7 +116,7 @@ def forget_cleaning(
     corpora = workspace.finished(CORPUS)
     for rewrite in plan.rewrites:
         if rewrite.name in remade.rewriters:
-            identity = _plain(rewrite.identity())
+            identity = plain_identity(rewrite.identity())
             roots |= {
                 one.fingerprint
                 for one in corpora
@@ -142,8 +140,3 @@ def _with_pools(roots: set[str], workspace: Workspace) -> set[str]:
                 with suppress(ArtefactError):  # no command would open it
                     roots = {*roots, Pool.of(corpus, verdicts).fingerprint}
     return roots
-
-
-def _plain(config: Any) -> Any:
-    """Return a configuration as a manifest has it."""
-    return json.loads(canonical(mask_values(dict(config))))

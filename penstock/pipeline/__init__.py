@@ -40,6 +40,7 @@ What all stages use::
     checking.py     check_sum: counts that add up, before an artefact is published
                     check_files: an artefact that was found, against its records
                     call_plugin: errors of plug-ins get the recipe's key and the documents
+    edited_code.py  edited_lines: modules that were edited since they made an artefact
     plug_in_checks.py  check_sendable: plug-ins that workers can get
                     check_facts: what a fit reports, for JSON
 """

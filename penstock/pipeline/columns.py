@@ -226,7 +226,10 @@ def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefac
     try:
         return _found_or_draft(column, models, inputs)
     except UnmadeError as error:  # also where a function has no model to speak of
+        key = f"select.{column.name}"
+        changed = "; ".join(changes_of(models.workspace, column).lines(key, " since it was scored"))
         error.problem = f"the column {column.name} of this recipe: not made yet"
+        error.problem += f" ({changed})" if changed else ""
         raise
 
 

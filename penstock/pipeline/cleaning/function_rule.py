@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penstock.artefact import Workspace
 from penstock.errors import RecipeError, ScoringError
 from penstock.pipeline.checking import call_plugin
+from penstock.pipeline.edited_code import edited_lines
 from penstock.selectors.functions import PluggedFunction
 
 __all__ = ["FunctionRule"]
@@ -56,6 +58,16 @@ class FunctionRule:
     def config(self) -> dict[str, Any]:
         """Return the function's name, its keywords and the sha256 of its file."""
         return dict(self._function.identity())
+
+    def changes(self, workspace: Workspace) -> list[str]:
+        """Return a line if the code was edited since the rule was applied, else none."""
+        own = self.config()
+        key = f"clean.rules.{self.rule}"
+
+        def of_rule(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+            return config if config.get("use") == own["use"] else None
+
+        return list(edited_lines(key, workspace, self.name, own, of_rule))
 
     def compute(self, texts: pa.Array) -> pa.RecordBatch:
         """Call the function: (n,) large_string to n rows of ``drops``, bool.

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
-from penstock.errors import ArtefactError
+from penstock.errors import ArtefactError, UnmadeError
 from penstock.pipeline.cleaning.choice import Choice
 from penstock.pipeline.cleaning.duplicates import (
     COMPONENTS,
@@ -134,10 +134,18 @@ def make_pool(
 
     config = settings.config()
     kept = workspace.find(STAGE, fingerprint(STAGE, VERSION, config, inputs)) is not None
+    changed: list[str] = []
     for own in settings.functions:
         for line in code_notes(f"clean.rules.{own.rule}", own.config(), kept):
             progress(line)
-    return Pool.of(corpus, workspace.make(STAGE, VERSION, config, inputs, work))
+        changed += [] if kept else own.changes(workspace)
+    for line in changed:
+        progress(f"{line}, so it is applied again")
+    try:
+        return Pool.of(corpus, workspace.make(STAGE, VERSION, config, inputs, work))
+    except UnmadeError as error:
+        error.problem += f" ({'; '.join(changed)} since it was applied)" if changed else ""
+        raise
 
 
 def find_evidence(settings: CleanSettings, corpus: Artefact, workspace: Workspace) -> None:

@@ -6,17 +6,15 @@ made again. Which edit it was is found by comparing the identities of the two mo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.artefact import Artefact, Workspace, canonical
+from penstock.artefact import Workspace
 from penstock.errors import ArtefactError
+from penstock.pipeline.edited_code import edited_modules, made_before, plain_identity
 from penstock.pipeline.scoring.models import Column
-from penstock.redaction import mask_values
-from penstock.storage import store_of
 
 __all__ = ["Changes", "changes_of"]
 
@@ -57,17 +55,14 @@ def changes_of(workspace: Workspace, column: Column) -> Changes:
         workspace: Holds the columns.
         column: A column of the recipe.
     """
-    own = json.loads(canonical(mask_values(dict(column.selector.identity()))))
-    here = store_of(workspace.root).local(workspace.root)
-    if not own.get("code", {}).get("modules") or here is None:
+    own = plain_identity(column.selector.identity())
+    if not own.get("code", {}).get("modules"):
         return Changes()
-    found = [(path.stat().st_mtime_ns, path) for path in here.glob("columns/*/manifest.json")]
     before: list[dict[str, Any]] = []
-    for _, path in sorted(found, reverse=True):
+    for scored in made_before(workspace, "columns"):
+        if scored.manifest["config"] != {"selector": column.name}:
+            continue
         try:
-            scored = Artefact.open(path.parent)
-            if scored.manifest["config"] != {"selector": column.name}:
-                continue
             model = workspace.find("model", scored.manifest["inputs"]["model"])
         except ArtefactError:  # of an old column, which nothing reads here
             continue
@@ -76,9 +71,7 @@ def changes_of(workspace: Workspace, column: Column) -> Changes:
             before.append(identity)
     if not before or own in before:
         return Changes()
-    now, then = dict(own["code"]["modules"]), dict(before[0]["code"]["modules"])
-    changed = sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
-    return Changes(tuple(changed), tuple(_other_files(column, own, before[0])))
+    return Changes(edited_modules(own, before), tuple(_other_files(column, own, before[0])))
 
 
 def _other_files(

@@ -39,6 +39,12 @@ class PlannedReweighter:
         self.needs_carried = made.requirements.carried
         """True if the shards must carry a score of each document."""
 
+    @property
+    def code_identity(self) -> Mapping[str, Any]:
+        """The identity of a user's code, under ``code``: of a class, or of a function."""
+        function: Mapping[str, Any] = self.identity["parameters"]
+        return {"code": self.identity["code"] or function.get("code")}
+
     def __call__(self) -> Reweighter:
         """Build a new one.
 
