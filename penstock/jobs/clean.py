@@ -47,13 +47,14 @@ class NearDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleReport:
-    """Counts of the documents that one rule of a set excludes."""
+    """Counts of the documents that one rule excludes."""
 
     rule: str
-    """``set: rule``."""
+    """``set: rule``, or the key of a rule of the user's own."""
     limit: str
-    """``least`` or ``most``: what a document may have."""
-    threshold: float
+    """``least`` or ``most``: what a document may have; empty for a rule of the user's own."""
+    threshold: float | None
+    """None for a rule of the user's own."""
     alone: int
     """Documents that fail it."""
     first: int
@@ -153,6 +154,7 @@ def clean(
             files = [statistics[unit.name] for unit in pool.units]
             nearest = _find_nearest(pool, files, plan.clean.rules, examples, runner)
             found = list(_reports(pool, plan.clean.rules, nearest))
+        found += _own_reports(pool, [own.rule for own in plan.clean.functions])
         overlaps = tuple(_overlaps(pool, examples))
     abstained: Counter[str] = Counter()
     for facts in _sets(pool):
@@ -261,11 +263,7 @@ def _reports(
     rules: Sequence[RuleSet],
     nearest: dict[tuple[str, str], list[NearDocument]],
 ) -> Iterator[RuleReport]:
-    counts: Counter[tuple[str, str, str]] = Counter()
-    for facts in _sets(pool):
-        for name, own in facts.items():
-            for rule, tally in own["rules"].items():
-                counts.update({(name, rule, key): count for key, count in tally.items()})
+    counts = _counts(pool)
     for one in rules:
         for rule in one.rules:
             if (threshold := one.threshold_of(rule)) is None:
@@ -282,3 +280,28 @@ def _reports(
                     sorted(nearest.get((one.name, rule.name), []), key=lambda near: near.value)
                 ),
             )
+
+
+def _own_reports(pool: Pool, names: Sequence[str]) -> Iterator[RuleReport]:
+    """Yield the counts of the user's own rules, which have no threshold."""
+    counts = _counts(pool)
+    for name in names:
+        yield RuleReport(
+            rule=name,
+            limit="",
+            threshold=None,
+            alone=counts[name, name, "alone"],
+            first=pool.documents["dropped_by"].get(name, 0),
+            only=counts[name, name, "only"],
+            nearest=(),
+        )
+
+
+def _counts(pool: Pool) -> Counter[tuple[str, str, str]]:
+    """Add up the counts of all groups, by set, rule and kind of count."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for facts in _sets(pool):
+        for name, own in facts.items():
+            for rule, tally in own["rules"].items():
+                counts.update({(name, rule, key): count for key, count in tally.items()})
+    return counts

@@ -147,7 +147,7 @@ class Console:
         rows = [
             (
                 own.rule,
-                f"at {own.limit} {own.threshold:g}",
+                "" if own.threshold is None else f"at {own.limit} {own.threshold:g}",
                 *(f"{count:,}" for count in (own.alone, own.first, own.only)),
             )
             for own in cleaned.rules

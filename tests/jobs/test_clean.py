@@ -43,6 +43,26 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_rule_of_ones_own_is_counted_as_the_others(project: Path) -> None:
+    (project / "cleaned_rule.py").write_text(
+        "def even(texts): return [len(t.split()) % 2 == 0 for t in texts]\n"
+        "def third(texts): return [len(t.split()) % 3 == 0 for t in texts]\n"
+    )
+    rules = {name: {"use": f"cleaned_rule:{name}"} for name in ("even", "third")}
+    given = [f"clean.rules={json.dumps(rules)}"]
+    cleaned = penstock.clean(project / "recipe.yaml", settings=given, workers=1)
+    lines = (project / "pool" / "a.jsonl").read_text(encoding="utf-8").splitlines()
+    counts = np.array([len(json.loads(line)["text"].split()) for line in lines])
+    even, third = counts % 2 == 0, counts % 3 == 0
+    found = {own.rule: (own.alone, own.first, own.only) for own in cleaned.rules}
+    assert found == {
+        "even": (even.sum(), even.sum(), (even & ~third).sum()),
+        "third": (third.sum(), (third & ~even).sum(), (third & ~even).sum()),
+    }
+    for listed in cleaned.summary()["rules"]:
+        assert (listed["limit"], listed["threshold"], listed["nearest"]) == ("", None, ())
+
+
 def test_each_rule_is_counted_and_has_its_nearest_documents(project: Path) -> None:
     cleaned = penstock.clean(project / "recipe.yaml", workers=1, examples=3)
     lines = (project / "pool" / "a.jsonl").read_text(encoding="utf-8").splitlines()
@@ -66,6 +86,7 @@ def test_each_rule_is_counted_and_has_its_nearest_documents(project: Path) -> No
         assert own.alone == fails.sum()
         assert own.only == (fails & (together == 1)).sum()
         assert own.first == cleaned.pool.documents["dropped_by"].get(own.rule, 0)
+        assert own.threshold is not None
         name, _, rule = own.rule.partition(": ")
         values = next(one for one in sets if one.name == name).values(statistics)[rule]
         for side in (True, False):
