@@ -18,9 +18,11 @@ __all__ = ["Amount", "PoolShare", "TokenCount", "share_of"]
 
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _COUNT = re.compile(r"(\d[\d_]*)(\.\d+)?\s*([kmbt]?)", re.IGNORECASE)
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)\s*p(?:er\s*)?c(?:en)?t", re.IGNORECASE)
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)\s*%")
 
 _EXPECTED = "a number of tokens, as 20_000_000, 20M or 1.5B (K, M, B, T)"
+_WITH_SHARE = f"{_EXPECTED}; or a share of the kept text, as 5%"
 
 
 def _count(value: Any) -> Any:
@@ -35,6 +37,21 @@ def _count(value: Any) -> Any:
     if exact.denominator != 1:
         raise RecipeError(expected="a whole number of tokens", got=f"{value}, which is not one")
     return int(exact)
+
+
+def _count_or_share(value: Any) -> Any:
+    """Return :func:`_count`; an error names the form of a share, too."""
+    if isinstance(value, float) and 0 < value < 1:
+        fix = f"write the share as {(100 * Decimal(repr(value))).normalize():f}%"
+        raise RecipeError(expected=_WITH_SHARE, got=repr(value), fix=fix)
+    try:
+        return _count(value)
+    except RecipeError as error:
+        if error.expected != _EXPECTED:
+            raise
+        named = _PERCENT.fullmatch(value.strip())
+        fix = f"write {named[1]}%" if named else None
+        raise RecipeError(expected=_WITH_SHARE, got=error.got, fix=fix) from None
 
 
 def _share(value: str) -> str:
@@ -60,7 +77,8 @@ PoolShare = Annotated[str, AfterValidator(_share)]
 """A share of the kept text of the pool, as ``5%``."""
 
 Amount = Annotated[
-    Annotated[TokenCount, Tag("<count>")] | Annotated[PoolShare, Tag("<share>")],
+    Annotated[PositiveInt, BeforeValidator(_count_or_share), Tag("<count>")]
+    | Annotated[PoolShare, Tag("<share>")],
     Discriminator(_shape),
 ]
 """A number of tokens, or a share of the pool."""

@@ -77,6 +77,20 @@ def test_other_values_name_the_key(written: object) -> None:
     assert raised.value.expected
 
 
+@pytest.mark.parametrize(
+    ("written", "share"),
+    [("5pct", "5%"), ("5 percent", "5%"), ("0.5 per cent", "0.5%"), (0.05, "5%"), ("five", None)],
+)
+def test_an_error_names_the_form_of_a_share(written: object, share: str | None) -> None:
+    with pytest.raises(RecipeError) as raised:
+        budget(written)
+    assert "5%" in (raised.value.expected or "")
+    assert (raised.value.fix or "").endswith(share or "")
+    with pytest.raises(RecipeError) as raised:  # no share may be given here
+        recipe(train={"tokens": "5pct"})
+    assert "%" not in (raised.value.expected or "")
+
+
 def test_the_other_counts_take_letters() -> None:
     own = recipe(
         train={"tokens": "1.5M", "batch_tokens": "4K"},

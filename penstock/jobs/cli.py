@@ -179,7 +179,7 @@ def train(recipe: Recipe, console: Console, **running: Any) -> None:
 def compare(recipe: Recipe, console: Console, **running: Any) -> None:
     """Train the arms at equal tokens and show whether the selection paid."""
     comparison: Comparison = console.follow(penstock.compare, recipe, **running)
-    console.curated(comparison.selected)
+    console.curated(comparison.selected, comparison.selected_arm)
     console.compared(comparison)
     console.written(comparison.files)
     console.result(comparison.summary())
@@ -389,7 +389,7 @@ def demo(directory: Path, console: Console, **running: Any) -> None:
     console.progress(DURATION)
     recipe_path = prepare(directory, console.progress)
     comparison: Comparison = console.follow(penstock.compare, recipe_path, **running)
-    console.curated(comparison.selected)
+    console.curated(comparison.selected, comparison.selected_arm)
     console.compared(comparison)
     console.excerpts(comparison.selected)
     console.write()

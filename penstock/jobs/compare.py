@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from penstock.artefact import Workspace
 from penstock.errors import BudgetError, RecipeError
+from penstock.jobs.comparison.announcing import TimeEstimate, describe_runs
 from penstock.jobs.comparison.arms import ArmsAtSize, Point, UnfilledMultiple
 from penstock.jobs.comparison.results import Comparison
 from penstock.jobs.curate import Curated, Progress, curate
@@ -55,6 +56,7 @@ def compare(
         check_training(own.train.train)
     evaluations = read_evaluations(plan.evaluate)
     _check_metric(recipe, evaluations)
+    progress(describe_runs({arm: own.recipe for arm, own in plans.items()}))
     with Workspace.driving(plan.work) as workspace:
         plans = {arm: with_parent(own, runner) for arm, own in plans.items()}
         curated, left_out = curate_arms(plans, runner, progress, free)
@@ -65,6 +67,10 @@ def compare(
         parallel = recipe.compare.parallel or min(room_for(spec.train) for spec in specs)
         where = device_words(specs[0].train)
         progress(f"train: {len(specs)} runs {where}, {parallel} at a time")
+        if on_metrics is not None:
+            on_metrics = TimeEstimate(
+                specs=specs, parallel=parallel, progress=progress, follow=on_metrics
+            )
         trained = train_all(specs, workspace, parallel=parallel, on_metrics=on_metrics)
     results = dict(zip(curated, trained))
     targets = tuple(item.name for item in evaluations)

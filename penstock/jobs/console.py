@@ -102,8 +102,10 @@ class Console:
         counts = f"{numbered(made['documents'], 'document')}, {made['tokens']:,} tokens"
         self.write(f"{made['format']}: {counts}, {made['bytes']:,} bytes in {made['out']}")
 
-    def curated(self, curated: Curated) -> None:
-        """Print the accounting of a curated dataset."""
+    def curated(self, curated: Curated, arm: str = "") -> None:
+        """Print the accounting of a curated dataset, and of which arm of a comparison it is."""
+        if arm:
+            self.write(f"{arm}:")
         summary = curated.summary()
         documents, tokens = summary["documents"], summary["tokens"]
         self.accounted(documents, curated.corpus)
@@ -132,8 +134,9 @@ class Console:
             for row in curated.source_shares()
         ]
         self.table(("source", "of the pool", "of the cut", "documents"), rows)
-        self.write(f"shards  {summary['shards']}")
-        self.write(f"digest  {summary['digest']}")
+        of = f" of {arm}" if arm else ""
+        self.write(f"shards{of}  {summary['shards']}")
+        self.write(f"digest{of}  {summary['digest']}")
 
     def cleaned(self, cleaned: Cleaned) -> None:
         """Print what each rule excludes, and the documents nearest to its threshold."""

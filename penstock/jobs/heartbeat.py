@@ -22,6 +22,9 @@ SILENCE_SECONDS = 3.0
 
 _TICK_SECONDS = 0.25
 
+_COMPILING = "; compiling loops"
+_EXPLAINED = ", once for each stage on a machine: up to two minutes in all if it is busy"
+
 
 class Heartbeat:
     """Calls a function with a line whenever nothing was printed for three seconds.
@@ -44,6 +47,7 @@ class Heartbeat:
         self._heard = clock()
         self._ended = threading.Event()
         self._paused = False
+        self._explained = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -77,8 +81,14 @@ class Heartbeat:
             return
         if steps := self._steps():
             self.heard()
-            more = "; compiling loops, once for each stage on a machine" if compiling() else ""
-            self._progress(describe_steps(steps, now) + more)
+            self._progress(describe_steps(steps, now) + self._compiling())
+
+    def _compiling(self) -> str:
+        """Return the words of a compilation: explained once, so that later lines are short."""
+        if not compiling():
+            return ""
+        explained, self._explained = self._explained, True
+        return _COMPILING if explained else f"{_COMPILING}{_EXPLAINED}"
 
     def _run(self) -> None:
         while not self._ended.wait(_TICK_SECONDS):

@@ -32,6 +32,7 @@ What all stages use::
     runner.py       Runner: a function over items, in parallel        runners/
     units.py        Unit: about 64 MiB of documents
     repeated_ids.py count_repeated_ids: documents whose id another one has
+    repeated_examples.py  two of them, by their files: equal texts, or ids given twice
     pool.py         Pool: a corpus and the rows that are kept
     samples.py      sample_documents: a sample of a pool, drawn by hash
     pages.py        read_texts: texts of a unit by row, a page at a time

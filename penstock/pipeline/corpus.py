@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 
 from penstock.activity import count_documents
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
-from penstock.display import numbered
 from penstock.errors import InputError
 from penstock.pipeline.checking import (
     RecordTally,
@@ -43,6 +42,7 @@ from penstock.pipeline.reading.readers import reader_of
 from penstock.pipeline.reading.records import Bad, Extent, refused
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.reading.streams import EXPANSION, compression_of
+from penstock.pipeline.repeated_examples import describe_repeated, find_repeated
 from penstock.pipeline.repeated_ids import count_repeated_ids
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import GIVEN, UNIT_BYTES, UnitWriter
@@ -203,8 +203,8 @@ def make_corpus(
                         f"{_LABELS[label]}"
                     )
         if repeated := count_repeated_ids(records, draft, runner):
-            verb = "has" if repeated == 1 else "have"
-            progress(f"{numbered(repeated, 'document')} {verb} the id of an earlier one")
+            found = find_repeated(records, draft.path)
+            progress(describe_repeated(repeated, found, inputs))
         facts |= {"repeated_ids": repeated, "left_out": left_out}
         return draft.publish(by_part, facts)
 

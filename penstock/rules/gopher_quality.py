@@ -54,7 +54,12 @@ class GopherQuality(RuleSet):
         Rule("max_bullet_lines", "most", share("bullet_lines", "lines"), _SOURCE),
         Rule("max_ellipsis_lines", "most", share("ellipsis_lines", "lines"), _SOURCE),
         Rule(
-            "min_lettered_words", "least", share("lettered_words", "words"), _SOURCE, by_words=True
+            "min_lettered_words",
+            "least",
+            share("lettered_words", "words"),
+            _SOURCE,
+            by_words=True,
+            unit="of words and punctuation marks",
         ),
         Rule(
             "min_stop_words",
@@ -91,7 +96,9 @@ class GopherQuality(RuleSet):
         default=0.3, description="Share of lines that end in an ellipsis, at most."
     )
     min_lettered_words: NonNegativeFloat | None = Field(
-        default=0.8, description="Share of words with a letter, at least."
+        default=0.8,
+        description="Share of words with a letter, at least. Each punctuation mark is a word "
+        "without one, as in datatrove.",
     )
     min_stop_words: NonNegativeInt | None = Field(
         default=2, description="Different stop words that occur, at least."

@@ -41,7 +41,7 @@ class Rule:
     by_words: bool = False
     """Whether the rule counts words, and so abstains where a script has no spaces."""
     unit: str = ""
-    """The unit of the value; empty for a share."""
+    """The unit of the value. Of a share empty, or what it is of, where the name does not tell."""
 
     def fails(self, counts: Counts, threshold: float) -> np.ndarray:
         """Return which documents fail: (n,) bool. A value equal to the threshold passes."""

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from penstock.errors import BudgetError, RecipeError, TrainingError
 from penstock.jobs import compare as compare_module
 from penstock.jobs.compare import compare, curate_arms
+from penstock.jobs.comparison.announcing import TimeEstimate, describe_runs
 from penstock.jobs.comparison.arms import token_multiplier
 from penstock.jobs.console import Console
 from penstock.jobs.curate import curate as curating
-from penstock.jobs.plan import Plan, as_compared, plan_arms
+from penstock.jobs.plan import Arm, Plan, as_compared, plan_arms
 from penstock.jobs.report.page import write_comparison
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import Compare, ModelFrom, Recipe
@@ -221,6 +222,80 @@ def test_the_conclusion_has_verdict_difference_seeds_and_multiplier(
     assert f"{found[4]} ({found[5]})" == comparison.shown_multiplier(
         comparison.point("selected"), "arc"
     )
+
+
+def test_the_runs_and_their_tokens_are_told_before_anything_is_read(
+    tmp_path: Path, spied: Spied
+) -> None:
+    told: list[tuple[str, int]] = []
+    mine = recipe(tmp_path)
+    compare(mine, NoRunner(), lambda line: told.append((line, len(spied.recipes))))  # type: ignore[arg-type]
+    line, curated = told[0]
+    assert curated == 0
+    assert "12 runs" in line and "24,000 in all" in line
+    for point in ("selected 3 × 1,000", "random 2x 3 × 2,000", "random 4x 3 × 4,000"):
+        assert point in line
+    of_pool = describe_runs({Arm("selected", 1.0, 1): recipe_with_share(tmp_path)})
+    assert "share" in of_pool and "in all" not in of_pool
+
+
+def recipe_with_share(directory: Path) -> Recipe:
+    return recipe_of(directory, "5%", "random")  # type: ignore[arg-type]
+
+
+def test_the_time_is_told_once_from_the_speed_of_a_run() -> None:
+    """Steps of 100 tokens at 50 tokens a second: 4 runs of 10,000, two at a time."""
+
+    def spec(name: str, width: int = 8) -> Any:
+        model = SimpleNamespace(width=width)
+        return SimpleNamespace(fingerprint=name, tokens=10_000, train=SimpleNamespace(model=model))
+
+    specs = [spec("a"), spec("b"), spec("c"), spec("d"), spec("large", 16)]
+    told: list[str] = []
+    followed: list[int] = []
+    estimate = TimeEstimate(
+        specs=specs,
+        parallel=2,
+        progress=told.append,
+        follow=lambda spec, line: followed.append(line["tokens"]),
+    )
+    for step in range(1, 51):
+        speed = 1.0 if step == 1 else 50.0  # the first step warms up
+        estimate(specs[0], {"tokens": 100 * step, "loss": 2.0, "tokens_per_second": speed})
+        assert len(told) == (100 * (step - 1) >= 50 * 10), "after ten seconds of steps"
+    assert followed == [100 * step for step in range(1, 51)]
+    assert "at 50 tokens/s" in told[0] and "39,400 tokens of 4 runs" in told[0]
+    assert "0:06:34" in told[0]
+
+
+def test_the_accounting_names_its_arm_and_seed(
+    tmp_path: Path,
+    spied: Spied,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = compare(recipe(tmp_path, seeds=[7, 8]), NoRunner())  # type: ignore[arg-type]
+    assert found.selected_arm == "arm selected, seed 7"
+    assert found.selected.recipe.train_seed == 7
+    documents = {"read": 1, "kept": 1, "dropped": 0, "quarantined": 0, "dropped_by": {}}
+    stub = SimpleNamespace(
+        summary=lambda: {
+            "documents": documents,
+            "tokens": {"requested": 32, "delivered": 32},
+            "shards": "there",
+            "digest": "d1",
+        },
+        corpus=None,
+        cut=SimpleNamespace(facts={"requested": 32, "delivered": 32, "groups": [0]}),
+        shards=SimpleNamespace(facts={"sequence_length": 16}),
+        source_shares=list,
+    )
+    monkeypatch.setattr(Console, "accounted", lambda *_: None)
+    Console().curated(stub, found.selected_arm)  # type: ignore[arg-type]
+    shown = capsys.readouterr().out.splitlines()
+    for value in ("there", "d1"):
+        (line,) = (line for line in shown if line.endswith(f"  {value}"))
+        assert found.selected_arm in line
 
 
 def test_the_summary_gives_means_deviations_and_the_multiplier(

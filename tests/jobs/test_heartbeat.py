@@ -87,8 +87,13 @@ def test_a_compilation_is_told_by_a_worker_and_in_the_driver() -> None:
         now[0] += SILENCE_SECONDS
         set_compiling(begins)
         heart.beat()
-    told_once = "check: for 3 s; compiling loops, once for each stage on a machine"
-    assert lines == [told_once, "check: for 6 s"]
+    assert lines[0].startswith("check: for 3 s; compiling loops, once for each stage")
+    assert lines[1] == "check: for 6 s"
+    now[0] += SILENCE_SECONDS
+    set_compiling(True)
+    heart.beat()
+    set_compiling(False)
+    assert lines[2:] == ["check: for 9 s; compiling loops"], "explained in the first line alone"
     assert _compile(0, None), "in the process itself"
     assert not compiling()
     told: list[bool] = []

@@ -526,7 +526,10 @@ def test_a_dropped_document_names_all_rules_that_it_fails(tmp_path: Path) -> Non
             ("gopher_quality: max_ellipsis_lines",),
         ),
     }
+    (lettered,) = (own for own in found["symbols"]["rules"] if "lettered" in own["rule"])
+    assert "punctuation" in lettered["unit"]
     lines = list(describe_values(found["symbols"]))
+    assert any(lettered["unit"] in line for line in lines)
     assert [line for line in lines if "first" in line] == lines[:1]
     assert "min_words" in lines[0]
     assert not any("first" in line for line in describe_values(found["short"]))

@@ -48,6 +48,36 @@ def test_counts_what_a_set_says(
     assert any(f"{found:,}" in line for line in told)
 
 
+def _told(directory: Path, runner: LocalRunner) -> list[str]:
+    keys = {"corpus": [{"path": "pool"}], "budget": {"tokens": 1, "rank": "random"}}
+    settings = CorpusSettings.of(parse_recipe(keys, directory), unit_bytes=200)
+    told: list[str] = []
+    make_corpus(settings, Workspace(directory / "work"), runner, told.append)
+    return [line for line in told if " id of " in line]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_files_of_equal_text_are_named_and_told_from_ids_given_twice(
+    given: bool, tmp_path: Path, runner: LocalRunner
+) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for name, text in {"a": "a wheel", "b": "a gate", "c": "a wheel"}.items():
+        (pool / f"{name}.txt").write_text(text)
+    if given:
+        for path in pool.iterdir():
+            path.unlink()
+        for name in "ac":
+            line = json.dumps({"id": "17", "text": f"a wheel of {name}"})
+            (pool / f"{name}.jsonl").write_text(line)
+    (line,) = _told(tmp_path, runner)
+    ending = ".jsonl" if given else ".txt"
+    assert f"pool/a{ending}" in line and f"pool/c{ending}" in line
+    assert "pool/b" not in line
+    assert ("equal texts" in line) == (not given)
+    assert ("'17'" in line) == given
+
+
 def test_no_word_where_all_differ(tmp_path: Path, runner: LocalRunner) -> None:
     found, told = _count(tmp_path, [str(n) for n in range(50)], runner)
     assert found == 0

@@ -324,6 +324,13 @@ function sources(own) {
   }
 }
 
+// The values of a bin: the first and the last one have all beyond their edge, too.
+function rangeOf(column, bin) {
+  const [low, high] = [short(column.edges[bin]), short(column.edges[bin + 1])];
+  if (bin === 0) return `up to ${high}`;
+  return bin === column.edges.length - 2 ? `${low} and more` : `${low} to ${high}`;
+}
+
 function charts(answer) {
   const ranked = Object.entries(now.rank).filter(([, value]) => value > 0);
   const figures = [], ofRules = [];
@@ -335,7 +342,7 @@ function charts(answer) {
       width: "100%", height: 90, role: "img" });
     kept.forEach((value, bin) => {
       const [a, b] = [110 * value / most, 110 * taken[bin] / most];
-      const label = column.labels[bin] ?? `${short(column.edges[bin])} to ${short(column.edges[bin + 1])}`;
+      const label = column.labels[bin] ?? rangeOf(column, bin);
       const title = make("title", {}, `${label}: ${format(value)} kept, ${format(taken[bin])} taken`);
       if (value) svg.append(make("rect", { class: "kept", x: bin * width, y: 120 - a,
         width: width - 1, height: a }, title));
@@ -360,7 +367,7 @@ function charts(answer) {
         "vector-effect": "non-scaling-stroke" }));
     }
     const words = column.labels.length ? column.labels.slice(0, 4).join(", ")
-      : `${short(low)} – ${short(high)}`;
+      : column.lowest == null ? "no value" : `${short(column.lowest)} – ${short(column.highest)}`;
     const caption = make("figcaption", {}, make("b", {}, column.name), make("span", {}, words));
     (column.kind === "rule" ? ofRules : figures).push(make("figure", {}, caption, svg));
   });

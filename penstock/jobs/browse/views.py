@@ -62,7 +62,11 @@ class Bins:
     kind: str
     """``score``, ``rule``, ``condition``, ``length``, or ``label`` of texts."""
     edges: tuple[float, ...]
-    """(bins + 1,) ascending; of labels none."""
+    """(bins + 1,) ascending; of labels none. The first and the last bin have all beyond, too."""
+    lowest: float | None = None
+    """The least value of a document that the recipe keeps; None of labels, or if none has one."""
+    highest: float | None = None
+    """The greatest."""
     labels: tuple[str, ...] = ()
     """Of a column of texts: the most frequent, and ``others``."""
     threshold: float | None = None
@@ -172,8 +176,16 @@ class DocumentViews:
         place = (some - edges[0]) * (_BINS / (edges[-1] - edges[0]))
         codes[known] = np.clip(place, 0, _BINS - 1).astype(np.uint8)
         self._codes.append(codes)
+        drawn = values[known & self._browsed.base.kept]
         self.bins.append(
-            Bins(name=name, kind=kind, edges=tuple(edges.tolist()), threshold=threshold)
+            Bins(
+                name=name,
+                kind=kind,
+                edges=tuple(edges.tolist()),
+                lowest=float(drawn.min()) if len(drawn) else None,
+                highest=float(drawn.max()) if len(drawn) else None,
+                threshold=threshold,
+            )
         )
 
     def _add_label(self, name: str, codes: np.ndarray, labels: Sequence[str]) -> None:

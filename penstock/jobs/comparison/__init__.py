@@ -9,4 +9,6 @@
       ├─ describe_need   multipliers and bounds in words                multipliers.py
       ├─ agreements      rungs -> agreement of the arms' order      agreement.py
       └─ caveats         limits of size, pool, seeds and mixture    caveats.py
+    describe_runs        runs and tokens, told before they begin    announcing.py
+    TimeEstimate         how long they take, by the first one       announcing.py
 """

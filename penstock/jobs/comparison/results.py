@@ -54,6 +54,11 @@ class Comparison(ArmsAtSize):
         return [self, *self.rungs]
 
     @property
+    def selected_arm(self) -> str:
+        """The arm and the seed of :attr:`selected`, in words."""
+        return f"arm {SELECTED}, seed {self.point(SELECTED).seeds[0]}"
+
+    @property
     def notes(self) -> list[str]:
         """Sentences that belong beside the figures: the error that is meant, and the limits."""
         left = [f"Left out: {self.recipe.compare.baseline} at {one}." for one in self.left_out]

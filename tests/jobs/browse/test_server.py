@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import penstock
 from penstock.errors import StorageError
 from penstock.jobs.browse.server import listen
 from tests.jobs.browse.conftest import BrowsedProject
@@ -209,6 +210,11 @@ def test_histograms_count_every_document_once(serving: Serving) -> None:
         if column["name"] != "drawn":  # has documents without a score
             assert sum(counts["kept"]) == preview["kept"], column["name"]
         assert sum(counts["taken"]) == preview["taken"]
+        assert (column["lowest"] is None) == bool(column["labels"])
+    documents = penstock.open(serving.recipe).documents()
+    values = [size for batch in documents.batches() for size in batch["bytes"].to_pylist()]
+    bytes_of = told["columns"][2]
+    assert (bytes_of["lowest"], bytes_of["highest"]) == (min(values), max(values))
     numbers = [(own["column"], own["value"]) for own in told["controls"]["numbers"]]
     assert numbers == [("meta.stars", 3), ("words", 4)]
 
