@@ -42,8 +42,8 @@ def _count(value: Any) -> Any:
 def _count_or_share(value: Any) -> Any:
     """Return :func:`_count`; an error names the form of a share, too."""
     if isinstance(value, float) and 0 < value < 1:
-        fix = f"write the share as {(100 * Decimal(repr(value))).normalize():f}%"
-        raise RecipeError(expected=_WITH_SHARE, got=repr(value), fix=fix)
+        share = f"{(100 * Decimal(repr(value))).normalize():f}%"
+        raise RecipeError(expected=_WITH_SHARE, got=repr(value), fix=f"write {share}")
     try:
         return _count(value)
     except RecipeError as error:

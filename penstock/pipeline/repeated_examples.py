@@ -51,7 +51,8 @@ def find_repeated(records: Sequence[FileRecord], directory: AnyPath) -> Repeated
         records: All files of a corpus that no rewriter made.
         directory: That of the corpus.
     """
-    tables, documents = [], 0
+    tables: list[pa.Table] = []
+    documents = 0
     for record in records:
         if not record.path.startswith("rows-"):
             continue
