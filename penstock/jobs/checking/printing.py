@@ -8,6 +8,7 @@ from typing import Any
 from penstock.display import numbered, shortened
 from penstock.jobs.checking.check import RecipeCheck
 from penstock.jobs.checking.estimates import Estimate
+from penstock.jobs.checking.sampling import EXAMINED
 from penstock.jobs.console import Console
 
 __all__ = ["print_check", "size_words", "time_words"]
@@ -68,7 +69,7 @@ def _fields(checked: RecipeCheck, console: Console) -> None:
         ]
         if rows:
             console.table(
-                ("field", "types, in records of the sample", "is"),
+                ("field", f"types, in at most {EXAMINED} records of a file", "is"),
                 [
                     (name, types, use or ("" if len(name) > 40 else f"meta.{name}"))
                     for name, types, use in rows
@@ -82,12 +83,13 @@ def _fields(checked: RecipeCheck, console: Console) -> None:
 def _sources(checked: RecipeCheck, console: Console) -> None:
     sources = checked.sources()
     whole = sum(tally["bytes"] for tally in sources.values())
+    read = sum(tally["documents"] for tally in sources.values())
     rows = [
         (name, f"{tally['documents']:,}", f"{tally['bytes'] / max(1, whole):.1%}")
         for name, tally in itertools.islice(sources.items(), _SOURCES)
     ]
     if rows:
-        console.table(("source", "documents of the sample", "of its text"), rows)
+        console.table(("source", f"of {read:,} documents read", "of their text"), rows)
     if len(sources) > _SOURCES:
         console.write(f"and {len(sources) - _SOURCES:,} more sources")
 
@@ -98,7 +100,7 @@ def _judged(checked: RecipeCheck, console: Console) -> None:
     ordered = sorted(judged.dropped_by.items(), key=lambda own: (-own[1], own[0]))
     if ordered:
         console.table(
-            ("rule", "drops", "of the sample"),
+            ("rule", "drops", f"of {judged.documents:,} judged"),
             [
                 (rule, f"{count:,}", f"{count / judged.documents:.1%}")
                 for rule, count in ordered[:_RULES]

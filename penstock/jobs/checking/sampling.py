@@ -32,7 +32,7 @@ from penstock.pipeline.reading.streams import blocks, compression_of
 from penstock.recipe import CorpusSource, Recipe
 from penstock.storage import store_of
 
-__all__ = ["FieldTypes", "InputSample", "SampledFile", "sample_inputs"]
+__all__ = ["EXAMINED", "FieldTypes", "InputSample", "SampledFile", "sample_inputs"]
 
 MOST_BYTES = 16 * 2**20
 """Bytes of text that are read of all files together, about."""
@@ -43,7 +43,7 @@ MOST_FILES = 64
 MOST_RECORDS = 10_000
 """Records of the sample, about."""
 
-_DECODED = 400
+EXAMINED = 400
 """Records of a file whose other fields are examined."""
 
 _CAP = 2**28
@@ -317,7 +317,7 @@ def _read(file: SampledFile, most_bytes: int, most_records: int, number: int) ->
             parts.append(batch.documents)
             if batch.bad and file.error is None:
                 file.error = f"{batch.bad[0].place}: {batch.bad[0].error}"
-            for bad in batch.bad[:_DECODED]:
+            for bad in batch.bad[:EXAMINED]:
                 _count_raw(bad.raw, file.fields)
             if file.text_bytes >= most_bytes or file.records >= most_records:
                 break
@@ -406,7 +406,7 @@ def _count(fields: Mapping[str, Any], found: FieldTypes) -> None:
 
 def _count_fields(documents: pa.Table, spec: CorpusSource, found: FieldTypes) -> None:
     """Count the fields of documents by type, those of text, id and source too."""
-    head = documents.slice(0, _DECODED)
+    head = documents.slice(0, EXAMINED)
     named = [(spec.text, head["text"]), (spec.id, head["id"])]
     if isinstance(spec.source, str):
         named.append((spec.source, head["source"]))

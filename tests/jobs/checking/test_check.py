@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -475,3 +476,17 @@ def test_a_damaged_file_is_an_error_with_the_way_to_leave_it_out(pool: Path) -> 
     again = checked(pool, corpus=[{"path": "d"}])
     assert again.errors == [] and again.found is not None
     assert again.found.left_out == {"hidden": 1}
+
+
+def test_each_table_says_of_how_many_documents_it_is(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They differ: all that were read give the sources, and fewer are judged by the rules."""
+    monkeypatch.setattr("penstock.jobs.checking.conditions.MOST_DOCUMENTS", 50)
+    recipe = "work: out\ncorpus: [{path: pool.jsonl}]\nclean: {rules: [gopher]}\n"
+    (pool / "recipe.yaml").write_text(recipe + "budget: {tokens: 500}\n")
+    result = CliRunner().invoke(main, ["check", str(pool / "recipe.yaml"), "--json"])
+    words = " ".join(result.stderr.split())
+    read, judged = re.search(r"of ([\d,]+) documents", words), re.search(r"of (\d+) judged", words)
+    assert read and judged, result.stderr
+    assert int(judged[1]) <= 60 < int(read[1].replace(",", ""))
