@@ -41,6 +41,9 @@ _PURPOSE = "score"
 
 _BINS = 20
 
+_SLOW_DOCUMENT = 0.005
+"""Seconds for a document from which on small tasks are worth it."""
+
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -84,6 +87,8 @@ class ScoredSample:
     """The documents that took the longest time, such as ``document d17``, and seconds for each;
     None where none took a tenth of a second."""
     notes: tuple[str, ...]
+    slow: bool = False
+    """Whether the scorer's requirements say that it takes long for a document."""
 
     @property
     def whole(self) -> bool:
@@ -111,6 +116,13 @@ class ScoredSample:
             else f"the sample is about {self.asked:,} of {self.of:,} documents, each drawn by a "
             "hash with the same probability, the same ones in every run",
         ]
+        each = self.seconds / max(1, self.documents)
+        if each > _SLOW_DOCUMENT and not self.slow:
+            lines.append(
+                f"a document takes {1000 * each:.3g} ms: a class whose `requirements` have "
+                "Resources(slow=True) gets small tasks, which are committed one by one "
+                "(docs/plugins.md)"
+            )
         if self.slowest:
             lines.append(f"slowest: {self.slowest[0]}, {self.slowest[1]:.2g} s each")
         if self.excluded:
@@ -182,7 +194,8 @@ def score(
             found, seconds, slowest = _timed(wanted, documents, models)
     scores = np.concatenate([np.empty(0, np.float32), *found])
     described = _described(column, scores, drawn, pool.kept, seconds, extremes)
-    return replace(described, slowest=slowest, asked=sample)
+    is_slow = wanted.selector.requirements.resources.slow
+    return replace(described, slowest=slowest, asked=sample, slow=is_slow)
 
 
 def _scorer(plan: Plan, name: str) -> Column:

@@ -47,6 +47,7 @@ from penstock.pipeline.scoring.thinning import thinning_facts
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.plugin_code import code_notes, describe_code
 from penstock.resources import Resources
+from penstock.selectors.adapter import is_users
 from penstock.selectors.base import MeanSelector, Scorer, SetSelector
 from penstock.selectors.classifiers.fasttext_panel import BatchScorer
 from penstock.storage import AnyPath
@@ -382,6 +383,30 @@ def _score_batch(
     return together.score(scorer) if documents is batch else scorer.score(documents)
 
 
+def _calls(documents: pa.RecordBatch, scorer: Scorer) -> Iterator[pa.RecordBatch]:
+    """Yield the documents of each call of a scorer: the whole batch, or of users' code parts.
+
+    Their size is fixed, and does not follow the time that they take: a faulty scorer, whose scores
+    depend on the batch, gives the same ones in each run.
+    """
+    if not is_users(scorer):
+        yield documents
+        return
+    for start in range(0, len(documents), _CALL):
+        yield documents.slice(start, _CALL)
+
+
+_CALL = 128
+"""Documents of a call of a user's scorer: at 10 ms each, progress is counted every 1.3 s."""
+
+
+def _counted(done: int, part: pa.RecordBatch, scorers: int) -> int:
+    """Count documents that one of several scorers has done; return the sum over scorers."""
+    after = done + len(part)
+    count_documents(after // scorers - done // scorers, part.nbytes // scorers)
+    return after
+
+
 _Scoring = tuple[Unit, Sequence[str], Mapping[str, tuple[AnyPath, FileRecord]]]
 """A unit, the columns that lack its scores, and for each of them whose scorer reads vectors the
 artefact of the vectors and the unit's file."""
@@ -395,7 +420,8 @@ def _score_unit(
     start = 0
     wanted = [column for column in state if column[0] in names]
     parts = {name: [np.empty(0, np.float32)] for name in names}
-    for documents in iter_documents(unit):
+    done = 0
+    for documents in iter_documents(unit, counted=False):
         together = BatchScorer([scorer for _, scorer, _ in wanted], documents)
         rows = slice(start, start := start + len(documents))
         for name, scorer, _ in wanted:
@@ -405,11 +431,13 @@ def _score_unit(
                 at = f"documents {ids[0]} to {ids[-1]} of {unit.name}"
                 begin_call(key, at)
                 returned = call_plugin(key, at, embeddings.score, documents, vectors[name][rows])
-                scores = scores_of(returned, len(documents), key, at, ids)
-            else:
-                work = partial(_score_batch, scorer, together, documents)
-                scores = score_documents(key, unit.name, documents, work)
-            parts[name].append(scores)
+                parts[name].append(scores_of(returned, len(documents), key, at, ids))
+                done = _counted(done, documents, len(wanted))
+                continue
+            work = partial(_score_batch, scorer, together, documents)
+            for part in _calls(documents, scorer):
+                parts[name].append(score_documents(key, unit.name, part, work))
+                done = _counted(done, part, len(wanted))
     return {
         name: write_scores(directory, unit.name, np.concatenate(parts[name]))
         for name, _, directory in wanted

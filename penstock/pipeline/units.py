@@ -214,6 +214,7 @@ def iter_documents(
     columns: Sequence[str] = ("id", "text", "source", "hash"),
     start: int = 0,
     end: int | None = None,
+    counted: bool = True,
 ) -> Iterator[pa.RecordBatch]:
     """Read a unit's documents in batches of exactly :data:`BATCH`; the last may be smaller.
 
@@ -222,21 +223,22 @@ def iter_documents(
         columns: Columns of either file of the unit.
         start: The first document to read.
         end: The document after the last one; by default all are read.
+        counted: Whether documents count as done when the next batch is asked for.
     """
     light = [name for name in columns if name not in SCHEMA.names]
     rows = unit.read_rows(light) if light else None
     wanted = slice(start, unit.documents if end is None else end)
     for batch in _texts_of(unit, [name for name in columns if name in SCHEMA.names], wanted):
-        if rows is None:
-            yield batch
-            count_documents(len(batch), batch.nbytes)  # the next one is asked for
-            continue
-        own = rows.slice(start, len(batch))
+        yield batch if rows is None else _with(batch, rows.slice(start, len(batch)), columns)
         start += len(batch)
-        arrays = {name: batch.column(name) for name in batch.schema.names}
-        arrays |= {name: _array(own.column(name)) for name in light}
-        yield pa.RecordBatch.from_arrays([arrays[name] for name in columns], list(columns))
-        count_documents(len(batch), batch.nbytes)
+        if counted:
+            count_documents(len(batch), batch.nbytes)  # the next one is asked for
+
+
+def _with(batch: pa.RecordBatch, light: pa.Table, columns: Sequence[str]) -> pa.RecordBatch:
+    arrays = {name: batch.column(name) for name in batch.schema.names}
+    arrays |= {name: light.column(name).combine_chunks() for name in light.column_names}
+    return pa.RecordBatch.from_arrays([arrays[name] for name in columns], list(columns))
 
 
 def _texts_of(unit: Unit, columns: list[str], own: slice) -> Iterator[pa.RecordBatch]:
@@ -260,10 +262,6 @@ def _texts_of(unit: Unit, columns: list[str], own: slice) -> Iterator[pa.RecordB
             whole = len(waiting) // BATCH * BATCH if group + 1 < file.num_row_groups else None
             yield from waiting.slice(0, whole).combine_chunks().to_batches(BATCH)
             held = [] if whole is None else [waiting.slice(whole)]
-
-
-def _array(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 # -- writing ----------------------------------------------------------------------------------

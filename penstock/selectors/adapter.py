@@ -62,6 +62,7 @@ __all__ = [
     "class_of",
     "code_behind",
     "described",
+    "is_users",
     "paths_of",
 ]
 
@@ -236,6 +237,11 @@ def _is_built_in(plug: Any) -> bool:
     """Check for an algorithm of Penstock's own; a user's subclass of one is adapted."""
     own = type(plug).__module__.startswith("penstock.")
     return own and isinstance(plug, (Algorithm, PluggedFunction))
+
+
+def is_users(plug: Any) -> bool:
+    """Return whether a selector is a user's class or function."""
+    return isinstance(plug, PluggedFunction) or not _is_built_in(plug)
 
 
 def _version(plug: Any) -> Any:

@@ -16,7 +16,7 @@ class PlainScorer(ABC):
     """Scores documents by a method ``score``.
 
     Parameters are the keywords of ``__init__``. A class that learns from the pool has ``fit``,
-    ``save`` and ``load``: each worker makes an object of its own, which loads what was saved.
+    ``save`` and ``load``: the command's object loads what was saved, and workers get copies of it.
     """
 
     paths: ClassVar[tuple[str, ...]] = ()
@@ -43,7 +43,8 @@ class PlainScorer(ABC):
         """Return one number for each document; NaN excludes it.
 
         Args:
-            documents: Up to 1,024, with the columns ``id``, ``text`` and ``source``, string.
+            documents: Up to 1,024 (128 without ``slow``), with the columns ``id``, ``text`` and
+                ``source``, string.
         """
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:

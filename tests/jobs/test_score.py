@@ -19,6 +19,7 @@ from penstock.errors import ScoringError, SelectorError
 from penstock.jobs.cli import main
 from penstock.jobs.plan import Plan
 from penstock.jobs.score import ScoredSample, score
+from penstock.pipeline import columns
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import load_recipe
 from tests.pools import documents, write_jsonl
@@ -164,6 +165,39 @@ def test_a_slow_scorer_is_counted_and_its_slowest_document_named(project: Path) 
     name, seconds = found.slowest
     assert name.startswith("document") and seconds >= 0.1
     assert any(name in line for line in found.lines())
+
+
+SLOW = """
+import time
+from penstock.resources import Resources
+from penstock.selectors.base import Requirements
+def score(texts):
+    time.sleep(0.006 * len(texts))
+    return [1.0 * len(text) for text in texts]
+class Slow:
+    requirements = Requirements(resources=Resources(slow=True))
+    def score(self, documents): return score(documents["text"].to_pylist())
+"""
+
+
+@pytest.mark.parametrize("name", ["score", "Slow"])
+def test_a_scorer_of_milliseconds_a_document_is_shown_what_helps(project: Path, name: str) -> None:
+    (project / "slowly.py").write_text(SLOW)
+    plan = Plan.of(load_recipe(project / "recipe.yaml", [f"select.x.use=slowly:{name}"]))
+    found = score(plan, "x", LocalRunner(1), sample=20)
+    assert found.slow == found.summary()["slow"] == (name == "Slow")
+    hints = [line for line in found.lines() if "Resources(slow=True)" in line]
+    assert len(hints) == (name == "score")
+
+
+def test_documents_are_counted_within_a_batch_once_for_all_scorers(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(columns, "count_documents", lambda number, size: counts.append(number))
+    settings = ["budget.rank={x: 1, constant: 1}", "rewrite={}", "clean.rules={}"]
+    penstock.curate(project / "recipe.yaml", settings=settings, workers=1)
+    assert sum(counts) == 300 and max(counts) <= 128
 
 
 def test_no_score_at_all_is_noted_and_no_extremes_are_shown(project: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_scorer_that_kills_its_process_is_named_and_not_taken_for_a_lack_of_me
     monkeypatch.setattr("penstock.pipeline.runners.local.killed_for_memory", lambda: 7)
     with closing(LocalRunner(2)) as runner, pytest.raises(WorkerError) as caught:
         columns_of(corpus, space, runner, x=_Killing(), y=Length())
-    assert caught.value.key == "select.x, select.y"
+    assert caught.value.key == "select.x"
     assert "SIGKILL" in caught.value.problem and "memory" not in str(caught.value)
 
 
@@ -170,9 +170,9 @@ def test_every_scorer_scores_every_document_in_one_reading(
     read: list[str] = []
     iterate = documents_module.iter_documents
 
-    def counted(unit: Any) -> Any:
+    def counted(unit: Any, **options: Any) -> Any:
         read.append(unit.name)
-        return iterate(unit)
+        return iterate(unit, **options)
 
     monkeypatch.setattr(documents_module, "iter_documents", counted)
     minus = Calls(function=lambda batch: [-len(t) for t in batch["text"].to_pylist()], name="-")
@@ -209,7 +209,7 @@ def test_batches_are_fixed_by_the_format(tmp_path: Path) -> None:
         return _zeros(batch)
 
     columns_of(corpus, space, s=Calls(function=progress, name="n"))
-    assert sizes == [1024, 1024, 452]
+    assert sizes == [128] * 19 + [2500 - 19 * 128]
 
 
 # -- what a fit may see -----------------------------------------------------------------------

@@ -28,11 +28,10 @@ from penstock.pipeline.checking import (
     sum_by_source,
 )
 from penstock.pipeline.corpus import STAGE, digests
-from penstock.pipeline.edited_code import edited_lines
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.reading.records import Record
 from penstock.pipeline.rewriting.answers import Rewrite, answers_of, draw, make_answers
-from penstock.pipeline.rewriting.edits import Edit, edit_unit
+from penstock.pipeline.rewriting.edits import Edit, edit_unit, rewriter_changes
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import (
     SCHEMA,
@@ -139,7 +138,7 @@ def rewrite_corpus(
         kept = workspace.find(STAGE, fingerprint(STAGE, 0, config, inputs)) is not None
         for line in code_notes(f"rewrite.{rewrite.name}", rewrite.identity(), kept):
             progress(line)
-        changed = [] if kept else list(_changes(rewrite, workspace))
+        changed = [] if kept else list(rewriter_changes(rewrite, workspace, STAGE))
     for line in changed:
         progress(f"{line}, so it rewrites again")
     try:
@@ -148,17 +147,6 @@ def rewrite_corpus(
         error.problem = f"{STAGE} that {rewrite.name} rewrites: not made yet"
         error.problem += f" ({changed[0]} since it was made)" if changed else ""
         raise
-
-
-def _changes(rewrite: Rewrite | Edit, workspace: Workspace) -> Iterator[str]:
-    """Yield a line if the code of a rewriter was edited since it made a corpus."""
-    own = rewrite.identity()
-
-    def of_rewriter(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        found = config.get("identity") if config.get("rewrite") == rewrite.name else None
-        return found if found and found.get("rewriter") == own["rewriter"] else None
-
-    return edited_lines(f"rewrite.{rewrite.name}", workspace, STAGE, own, of_rewriter)
 
 
 def _assemble_unit(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from penstock.artefact import Workspace
 from penstock.errors import ScoringError
 from penstock.pipeline.checking import call_on_documents
-from penstock.pipeline.rewriting.answers import draw, identity_of
+from penstock.pipeline.edited_code import edited_lines
+from penstock.pipeline.rewriting.answers import Rewrite, draw, identity_of
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.plugin_code import PluginCode, code_of
 from penstock.selectors.adapter import class_of
 from penstock.selectors.rewriting.base import BLANK, Editor, Rewritten
 
-__all__ = ["Edit", "edit_unit"]
+__all__ = ["Edit", "edit_unit", "rewriter_changes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +58,29 @@ def edit_unit(
         texts = batch.column("text").filter(mask).cast(pa.large_string())
         ids = batch.column("id").filter(mask)
         returned = call_on_documents(key, unit.name, ids, edit.rewriter.edit, texts)
-        at = f"documents from row {start} of {unit.name}"
+        at = f"documents {ids[0]} to {ids[-1]} of {unit.name}" if len(ids) else unit.name
         edited = _checked(returned, len(texts), key, at)
         found = iter(edited.to_pylist())
         for row, fields in enumerate(batch.to_pylist()):
             yield start + row, fields, _rewritten(next(found)) if drawn[row] else None
         start += len(batch)
+
+
+def rewriter_changes(rewrite: Rewrite | Edit, workspace: Workspace, stage: str) -> Iterator[str]:
+    """Yield a line if the code of a rewriter was edited since it made a corpus.
+
+    Args:
+        rewrite: The rewriter, with or without a model.
+        workspace: Holds the corpora.
+        stage: Their stage.
+    """
+    own = rewrite.identity()
+
+    def of_rewriter(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        found = config.get("identity") if config.get("rewrite") == rewrite.name else None
+        return found if found and found.get("rewriter") == own["rewriter"] else None
+
+    return edited_lines(f"rewrite.{rewrite.name}", workspace, stage, own, of_rewriter)
 
 
 def _checked(edited: Any, wanted: int, key: str, at: str) -> pa.Array:
