@@ -349,8 +349,7 @@ for n in range(6, 9):
 
     def echo(line: str) -> None:
         lines.append(line)
-        if line == "line\t5":
-            goes_on.touch()
+        goes_on.touch()
 
     deadline = time.monotonic() + 60
     while "line\t5" not in CliRunner().invoke(main, ["logs", "tail", "--address", cluster]).output:
