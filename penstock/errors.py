@@ -17,6 +17,7 @@
         ├── LeaseError             another driver holds, or took over, the work directory
         ├── CompletionError        a language model's server cannot be reached, or refuses
         ├── TrainingError          a training run stopped
+        │   └── NotFiniteError     a step's loss or gradient was infinite or not a number
         └── JobError               a job on a cluster could not be run
 
 Every error carries its fields (:attr:`~PenstockError.key`, ``file``, ``expected``, ``got``,
@@ -47,6 +48,7 @@ __all__ = [
     "InputError",
     "JobError",
     "LeaseError",
+    "NotFiniteError",
     "PenstockError",
     "RecipeError",
     "ScoringError",
@@ -192,6 +194,10 @@ class UnmadeError(Failure):
 
 class TrainingError(Failure):
     """A training run stopped before its budget was spent."""
+
+
+class NotFiniteError(TrainingError):
+    """A step's loss or gradient was infinite or not a number, under ``train.not_finite: stop``."""
 
 
 class CompletionError(Failure):

@@ -350,6 +350,8 @@ class Train(Model):
     not_finite: Literal["stop", "skip", "back"] = "stop"
     """After a step whose loss or gradient is not finite: ``stop`` with an error, ``skip`` its
     update, or go ``back`` to the weights of an earlier checkpoint and on with the next batch."""
+    max_failures: int = Field(default=0, ge=0)
+    """How often a run goes on by itself from its last checkpoint after a worker died or failed."""
     seed: int | None = None
     """Seed of the initial weights and of the order; the recipe's seed if not given."""
 

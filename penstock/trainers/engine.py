@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from penstock.errors import TrainingError
+from penstock.errors import NotFiniteError, TrainingError
 from penstock.hashing import mix
 from penstock.recipe import Train
 from penstock.selectors.reweighting import Reweighter
@@ -185,4 +185,5 @@ class Engine:
     def _step_error(self, loaded: LoadedStep, error: Exception) -> TrainingError:
         where = self.shards.where(loaded.batch.sequences[np.concatenate(loaded.pieces)].tolist())
         what = " ".join(str(error).split())
-        return TrainingError(f"step {loaded.batch.step}, {where}: {type(error).__name__}: {what}")
+        kind = NotFiniteError if isinstance(error, FloatingPointError) else TrainingError
+        return kind(f"step {loaded.batch.step}, {where}: {type(error).__name__}: {what}")

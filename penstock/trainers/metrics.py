@@ -142,15 +142,19 @@ class MetricsLog:
         self._events.close()
 
 
-def add_note(directory: Path, line: str, step: int | None = None) -> None:
+def add_note(
+    directory: Path, line: str, step: int | None = None, *, restart: int | None = None
+) -> None:
     """Append a note for the user of a run.
 
     Args:
         directory: The run's.
         line: The note, one line.
         step: The step from which the run resumes, if the note is about that.
+        restart: The number of the restart, if the note is about one.
     """
-    note = {"note": line} if step is None else {"note": line, "step": step}
+    facts = {"step": step, "restart": restart}
+    note = {"note": line, **{key: value for key, value in facts.items() if value is not None}}
     with _appending(directory / NOTES) as notes:
         notes.write(json.dumps(note) + "\n")
 

@@ -11,6 +11,7 @@ which makes them one after another. The workers are processes of this machine
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from penstock.trainers.checkpoints.folder import Folder
 from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.sessions.local import LocalSessions
 from penstock.trainers.sessions.on_ray import RaySessions
+from penstock.trainers.sessions.restarting import make_lane
 from penstock.trainers.spec import OnMetrics, RunResult, RunSpec
 
 __all__ = ["device_words", "resolved", "room_for", "train_all"]
@@ -60,7 +62,8 @@ def train_all(
             another tokenizer than the shards, or there is no run or checkpoint to continue from;
             nothing was started.
         StorageError: Another user could have read or written the key that signs checkpoints.
-        TrainingError: A worker failed; its own message, in one line.
+        TrainingError: A worker failed, more often than ``train.max_failures``; its own message, in
+            one line.
     """
     for spec in specs:
         find_backend(spec.train.backend).check(spec.train)
@@ -176,9 +179,11 @@ def _launch(
     workspace.hold()
     signer = Signer.of_user()
 
+    stopped = threading.Event()
+
     def make(lane: Sequence[RunSpec]) -> None:
         try:
-            sessions.make(lane, workspace, signer)
+            make_lane(lambda: sessions.make(lane, workspace, signer), lane, workspace, stopped)
         except Exception as error:
             errors.append(error)
 
@@ -188,15 +193,18 @@ def _launch(
     for thread in threads:
         thread.start()
     running = True
-    while running:
-        alive = [thread for thread in threads if thread.is_alive()]
-        running = bool(alive)
-        for tail in tails:
-            for line in tail.lines():
-                assert on_metrics is not None
-                on_metrics(tail.spec, line)
-        if alive:
-            alive[0].join(POLL_SECONDS)
+    try:
+        while running:
+            alive = [thread for thread in threads if thread.is_alive()]
+            running = bool(alive)
+            for tail in tails:
+                for line in tail.lines():
+                    assert on_metrics is not None
+                    on_metrics(tail.spec, line)
+            if alive:
+                alive[0].join(POLL_SECONDS)
+    finally:
+        stopped.set()  # after Ctrl-C no session is started again
     if errors:
         raise errors[0]
 
@@ -219,7 +227,8 @@ class _Tail:
 
     A run that resumes replaces the metrics file by one with the lines of the steps it does not
     repeat. Until then the file is of an earlier attempt, and its lines are not returned. Of the
-    steps that are not repeated the last one is returned, for the position of a progress bar.
+    steps that are not repeated the last one is returned, for the position of a progress bar. A
+    session that is started again replaces the file once more, and is followed likewise.
     """
 
     def __init__(self, spec: RunSpec, workspace: Workspace) -> None:
@@ -227,23 +236,29 @@ class _Tail:
         directory = spec.draft(workspace).staging()
         self._metrics = directory / metrics.FILE
         self._notes = directory / metrics.NOTES
-        self._before = self._inode()
+        self._old = self._metrics.stat().st_ino if self._metrics.exists() else None
+        """A number that differs between the metrics file and its replacement."""
+        self._read: int | None = None
+        """That number of the file that was read last."""
         notes = self._notes.stat().st_size if self._notes.exists() else 0
         self._offsets = {self._metrics: 0, self._notes: notes}
         self._start = 0
 
     def lines(self) -> Iterator[dict[str, Any]]:
         for line in self._appended(self._notes):
+            if "restart" in line:
+                self._start, self._old = 0, self._read or self._old
             self._start = line.get("step", self._start)
             yield line
-        if self._inode() != self._before:
-            for line in self._appended(self._metrics):
-                if line["step"] >= self._start - 1:
-                    yield line
+        for line in self._appended(self._metrics):
+            if line["step"] >= self._start - 1:
+                yield line
 
     def _appended(self, path: Path) -> Iterator[dict[str, Any]]:
         try:
             with open_file(path) as source:
+                if path == self._metrics and not self._follow(os.fstat(source.fileno()).st_ino):
+                    return
                 source.seek(self._offsets[path])
                 data = source.read()
         except FileNotFoundError:
@@ -252,6 +267,10 @@ class _Tail:
         self._offsets[path] += len(whole)
         yield from map(json.loads, whole.splitlines())
 
-    def _inode(self) -> int | None:
-        """Return a number that differs between the metrics file and its replacement."""
-        return self._metrics.stat().st_ino if self._metrics.exists() else None
+    def _follow(self, inode: int) -> bool:
+        """Begin a file that replaced the last one; return False of the file before the command."""
+        if inode == self._old:
+            return False
+        if inode != self._read:
+            self._read, self._offsets[self._metrics] = inode, 0
+        return True

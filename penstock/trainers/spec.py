@@ -40,6 +40,7 @@ NOT_NAMED = frozenset(
         "device",
         "document_losses",
         "evaluate_every",
+        "max_failures",
         "micro_batch",
         "not_finite",
         "workers",

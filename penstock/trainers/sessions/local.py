@@ -30,6 +30,7 @@ from penstock.storage import as_path
 from penstock.temporary import temporary_directory
 from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.sessions.devices import on_gpus
+from penstock.trainers.sessions.restarting import FailedSession
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["LocalSessions"]
@@ -109,8 +110,8 @@ class LocalSessions:
         """Make the runs of a lane; called by one thread for each lane, which waits for its turn.
 
         Raises:
-            PenstockError: A worker's own error.
-            TrainingError: A worker failed otherwise, or was killed.
+            FailedSession: Workers failed. Its error is a worker's own if that is one of ours, else
+                a TrainingError.
         """
         gpus = self._free.get()
         try:
@@ -119,10 +120,12 @@ class LocalSessions:
             self._free.put(gpus)
         if not errors:
             return
-        if isinstance(errors[0], PenstockError):
-            raise errors[0]
-        what = " ".join(str(errors[0]).split())
-        raise TrainingError(f"{type(errors[0]).__name__}: {what[:500]}") from errors[0]
+        error = errors[0]
+        if not isinstance(error, PenstockError):
+            what = " ".join(str(error).split())
+            error = TrainingError(f"{type(error).__name__}: {what[:500]}")
+            error.__cause__ = errors[0]
+        raise FailedSession(error, errors)
 
 
 def _errors(

@@ -22,6 +22,7 @@ from penstock.storage import as_path, delete
 from penstock.temporary import set_private_caches
 from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.sessions.devices import on_gpus
+from penstock.trainers.sessions.restarting import FailedSession
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["RaySessions"]
@@ -84,7 +85,8 @@ class RaySessions:
         """Make the runs of a lane; called by one thread for each lane.
 
         Raises:
-            TrainingError: A worker failed; its own message, in one line.
+            FailedSession: Workers failed. Its error is a TrainingError with a worker's own message,
+                in one line.
         """
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -118,7 +120,9 @@ class RaySessions:
                 ),
             ).fit()
         except Exception as error:
-            raise _worker_error(error) from error
+            raised = _worker_error(error)
+            raised.__cause__ = error
+            raise FailedSession(raised, _causes(error) or [error]) from error
         finally:
             delete(scratch)
 
@@ -161,9 +165,17 @@ def _session_loop(config: dict[str, Any]) -> None:
 
 def _worker_error(error: Exception) -> Exception:
     """Return the worker's own error in one line, without Ray's traceback."""
+    for cause in _causes(error):
+        return TrainingError(str(cause).strip().splitlines()[-1])
+    return TrainingError(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+
+
+def _causes(error: Exception) -> list[Exception]:
+    """Return the workers' own errors, by rank; empty if Ray Train names none."""
     failures = getattr(error, "worker_failures", None) or {}
+    found = []
     for _, failure in sorted(failures.items()):
         cause = getattr(failure, "cause", None) or getattr(failure, "_base_exc", None) or failure
         if isinstance(cause, Exception):
-            return TrainingError(str(cause).strip().splitlines()[-1])
-    return TrainingError(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            found.append(cause)
+    return found
