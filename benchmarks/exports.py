@@ -130,7 +130,9 @@ def _measure(directory: Path, documents: int) -> dict[str, Any]:
     seconds = {"ours": 0.0, "peer": 0.0}
     text_bytes = 0
     for number, group in enumerate(groups):
-        item = DocumentFile(directory=directory, name=f"out-{number}.parquet", units=tuple(group))
+        item = DocumentFile(
+            directory=directory, name=f"out-{number}.parquet", units=tuple(group), places={}
+        )
         other = directory / f"peer-{number}.parquet"
         start = time.process_time()
         record = write_parquet(item, None)

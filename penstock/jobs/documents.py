@@ -94,6 +94,18 @@ class TableUnit:
             if len(batch):
                 yield batch
 
+    def taken_from(self) -> pa.Table:
+        """Read ``input`` and ``line`` of the documents that the cut takes, in their order.
+
+        Returns:
+            Number of the input, int32, and line in its part, int64 from 1; both null where a
+            rewriter made the document.
+        """
+        chosen = read_parquet(self.cut[1].verified(self.cut[0]), ["row", "tokens"])
+        rows = np.sort(chosen.column("row").to_numpy()[chosen.column("tokens").to_numpy() > 0])
+        places = np.searchsorted(self.unit.numbers(), rows)
+        return self.unit.read_rows(["input", "line"]).take(pa.array(places))
+
     def rows(self) -> pa.Table:
         """Read all columns of the unit but those of texts, a row for each document of the pool."""
         rows = self.unit.read_rows([field.name for field in FIRST])

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock.artefact import Artefact, FileRecord, Workspace, canonical
 from penstock.display import numbered
@@ -28,10 +29,20 @@ from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe
 from penstock.storage import is_uri
 
-__all__ = ["PLACE", "Origins", "part_of"]
+__all__ = ["PLACE", "Origins", "RecordPlaces", "part_of"]
 
 PLACE = re.compile(r"(?P<noun>\w+) (?P<line>[0-9]+)")
 """The place of a bad record: ``line 17``, or ``line 17 after byte 4,096``."""
+
+
+class RecordPlaces(NamedTuple):
+    """Where the records of one input in one part of a corpus are from."""
+
+    file: str
+    """The input's path from the recipe's directory on, or its dataset."""
+    add: int | None
+    """To be added to a line of a unit, for its line, row or record in the input; None where the
+    file is one document."""
 
 
 class Origins:
@@ -86,6 +97,27 @@ class Origins:
         """Return an input's path from the recipe's directory on; None where it is not known."""
         item = self._inputs.get(number)
         return None if item is None else item.label
+
+    def places(self) -> dict[str, dict[int, RecordPlaces]]:
+        """Return where records of each part are from, by the number of their input.
+
+        Inputs that the recipe does not name any more are left out.
+        """
+        before: Counter[int] = Counter()
+        found: dict[str, dict[int, RecordPlaces]] = {}
+        for record in self._corpus.named("part-"):
+            own = found.setdefault(part_of(record), {})
+            for span in record.facts["inputs"]:
+                number = span["input"]
+                item = self._inputs.get(number)
+                if item is None or number in own:
+                    continue
+                whole = place_in(item.path, item.spec, 1) is None
+                add = 0 if span["counted"] else before[number]
+                own[number] = RecordPlaces(file=item.label, add=None if whole else add)
+            for span in record.facts["inputs"]:
+                before[span["input"]] += span["lines"]
+        return found
 
     def documents_in(self, path: str) -> list[int]:
         """Return the numbers of the inputs with this path, each of which is one document.

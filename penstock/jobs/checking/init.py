@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,19 +25,30 @@ from penstock.errors import BadInput, InputError, PenstockError, RecipeError, di
 from penstock.jobs.build import find_target_files
 from penstock.jobs.checking.check import RecipeCheck, check_recipe
 from penstock.jobs.checking.guessing import Guess, ending_of, guess, head_records
-from penstock.jobs.checking.writing import CorpusItem, keys_of, notes_on, recipe_text
+from penstock.jobs.checking.writing import (
+    CorpusItem,
+    TargetExamples,
+    keys_of,
+    notes_on,
+    recipe_text,
+)
+from penstock.node_cache import local_file
 from penstock.opening import open_plain
 from penstock.pipeline.reading.finding import find_inputs, item_name
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.reading.readers import reader_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import command_words, parse_recipe
-from penstock.storage import as_path, is_uri, kind_of
+from penstock.selectors.targets import examples_in
+from penstock.storage import AnyPath, as_path, is_uri, kind_of
 
 __all__ = ["Initial", "init_recipe"]
 
 _OPENED = 24
 """Files of a path that are opened to find their fields."""
+
+_COUNTED = 10_000
+"""Examples of a file of the target that are counted."""
 
 _LICENCE_FILES = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
 
@@ -119,7 +131,9 @@ def init_recipe(
     first = check_recipe(_draft(items, directory, {"rules": ["gopher"], "dedup": {"minhash": {}}}))
     if first.sample is None or not first.sample.documents.num_rows:
         raise _unread(first, paths)
-    written = recipe_text(items, first, keys, tokens, printable(command_words(out.name)))
+    examples = _count_examples(_check_examples("--target", target, directory))
+    shown = printable(command_words(out.name))
+    written = recipe_text(items, first, keys, tokens, shown, examples)
     try:
         recipe = parse_recipe(yaml.safe_load(written), directory, file=out)
     except RecipeError as error:
@@ -149,15 +163,29 @@ def _check_found(items: Sequence[CorpusItem], label: str, wanted: str | None) ->
         )
 
 
-def _check_examples(option: str, names: Sequence[str], directory: Path) -> None:
-    """Check that files of examples exist.
+def _check_examples(option: str, names: Sequence[str], directory: Path) -> list[AnyPath]:
+    """Check that files of examples exist, and return them.
 
     Raises:
         InputError: One is missing, or a directory.
     """
     draft = _draft([CorpusItem(path=".", guess=None)], directory, {})
-    for name in names:
-        find_target_files(draft, _relative(name, directory), option)
+    return [
+        file
+        for name in names
+        for file in find_target_files(draft, _relative(name, directory), option)
+    ]
+
+
+def _count_examples(files: Sequence[AnyPath]) -> TargetExamples:
+    """Count examples, and those of questions; a bad line, which `check` names, ends a file."""
+    count = questions = 0
+    for file in files:
+        with contextlib.suppress(InputError):
+            for _, example in itertools.islice(examples_in(local_file(file)), _COUNTED):
+                count += 1
+                questions += {"question", "answer"} <= example.keys()
+    return TargetExamples(count=count, questions=questions)
 
 
 def _unread(first: RecipeCheck, paths: Sequence[str]) -> InputError:

@@ -18,8 +18,9 @@ from penstock.errors import BadInput
 from penstock.jobs.checking.check import RecipeCheck
 from penstock.jobs.checking.guessing import Guess
 from penstock.jobs.checking.printing import size_words
+from penstock.selectors.classifiers.classifier import LEAST_EXAMPLES
 
-__all__ = ["CorpusItem", "keys_of", "notes_on", "recipe_text"]
+__all__ = ["CorpusItem", "TargetExamples", "keys_of", "notes_on", "recipe_text"]
 
 _KEPT = 0.3
 """Share of the sample's text that the rules must keep: the strictest are off where they do not."""
@@ -47,6 +48,16 @@ class CorpusItem:
     def why_missing(self) -> str:
         """The problem and the fix of :attr:`missing`, in words that follow ``it``."""
         return f"{self.missing.problem}: {self.missing.fix}" if self.missing else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetExamples:
+    """Counts of the examples of the files of a target."""
+
+    count: int
+    """Examples, of each file 10,000 at most."""
+    questions: int
+    """Those that have a question and an answer."""
 
 
 def keys_of(item: CorpusItem) -> dict[str, Any]:
@@ -77,6 +88,7 @@ def recipe_text(
     keys: Mapping[str, Sequence[str]],
     tokens: str | None,
     file: str,
+    examples: TargetExamples | None = None,
 ) -> str:
     """Return the text of the recipe.
 
@@ -86,6 +98,7 @@ def recipe_text(
         keys: Files of ``target`` and ``evaluate``.
         tokens: The budget as the user gives it; None for 30 % of the pool.
         file: The name of the recipe's file, as a shell takes it.
+        examples: Counts of the target's examples, which choose the selector.
     """
     own = checked.estimate
     assert own is not None
@@ -122,7 +135,7 @@ def recipe_text(
         '  # where: "bytes > 200"         # a condition that documents must meet; also meta.FIELD',
         "",
     ]
-    lines += _select_lines(keys["target"])
+    lines += _select_lines(keys["target"], examples, own.documents)
     lines += [
         "",
         "budget:",
@@ -208,10 +221,23 @@ def _item_lines(item: CorpusItem) -> list[str]:
     return lines
 
 
-def _select_lines(target: Sequence[str]) -> list[str]:
+def _select_lines(
+    target: Sequence[str], examples: TargetExamples | None, documents: int | None
+) -> list[str]:
+    """Return the lines of ``select``: dclm for questions and answers, dsir for texts."""
     if target:
+        asks = examples is not None and 2 * examples.questions > examples.count
+        why_not = _lacking(examples.count if examples else 0, documents)
+        if asks and not why_not:
+            return [
+                "select:",
+                "  target:                       # questions and answers: a classifier of them",
+                f"    use: dclm                   # against the pool; {_ADVICE}",
+                f"    target: {_yaml(list(target))}",
+            ]
         return [
             "select:",
+            *(["  # dclm suits questions and answers better, and " + why_not] if asks else []),
             "  target:                       # n-grams that are likelier in the target than here",
             f"    use: dsir                   # {_ADVICE}",
             "    per_ngram: true             # the mean; the published sum takes short texts",
@@ -223,6 +249,15 @@ def _select_lines(target: Sequence[str]) -> list[str]:
         "# select:",
         f"#   target: {{use: dsir, per_ngram: true, target: [targets.jsonl]}}   # {_ADVICE}",
     ]
+
+
+def _lacking(examples: int, documents: int | None) -> str:
+    """Return what `dclm` lacks, in words; empty where it has enough of both sides."""
+    if examples < LEAST_EXAMPLES:
+        return f"needs {LEAST_EXAMPLES} examples: here are {examples}"
+    if documents is not None and documents < 2 * LEAST_EXAMPLES:  # rules may drop half of them
+        return f"needs {LEAST_EXAMPLES} documents after cleaning: here are {documents:,} before"
+    return ""
 
 
 _ADVICE = "or betr, which compares meanings (extra `encoders`)"

@@ -19,7 +19,9 @@ from penstock.jobs.export.texts import (
     write_saved_dataset,
 )
 from penstock.jobs.export.token_streams import TokenWriting, plan_files
+from penstock.jobs.origins import Origins, part_of
 from penstock.pipeline.grouped import packed
+from penstock.pipeline.units import generations
 from penstock.storage import AnyPath
 
 __all__ = ["FORMATS", "ExportFormat", "Exporting"]
@@ -74,12 +76,19 @@ def _documents(name: str) -> Callable[[Exporting], tuple[Mapping[str, Any], Any]
         groups = list(
             packed(taken, lambda unit: int(sum(unit.cut[1].facts["tokens"]) * rate), TEXT_BYTES)
         )
+        curated = exporting.curated
+        places = Origins(generations(curated.corpus)[-1], curated.recipe).places()
         before, _, ending = name.partition("*")
         items = [
             DocumentFile(
                 directory=exporting.directory,
                 name=f"data/{before}{number:05d}-of-{len(groups):05d}{ending}",
                 units=tuple(units),
+                places={
+                    part: places[part]
+                    for unit in units
+                    if (part := part_of(unit.unit.record)) in places
+                },
             )
             for number, units in enumerate(groups)
         ]

@@ -34,7 +34,7 @@ from penstock.storage import atomic_file, sizes_under
 __all__ = ["Exported", "export"]
 
 STAGE = "export"
-VERSION = 3
+VERSION = 4
 
 _KEYS = {
     *("seed", "corpus", "unit_bytes", "clean", "rewrite", "select", "budget", "tokenizer"),

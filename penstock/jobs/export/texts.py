@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeAlias, cast
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
 from penstock.artefact import FileRecord
 from penstock.jobs.documents import TableUnit
 from penstock.jobs.export.sources import licences_of
+from penstock.jobs.origins import RecordPlaces, part_of
 from penstock.storage import AnyPath, Sink, atomic_file
 
 __all__ = [
@@ -53,6 +55,8 @@ def document_schema(columns: Sequence[str]) -> pa.Schema:
             pa.field("license", pa.string()),
             pa.field("parent", pa.string()),
             pa.field("meta", pa.large_string()),
+            pa.field("file", pa.string()),
+            pa.field("record", pa.int64()),
             pa.field("tokens", pa.int64(), nullable=False),
             *([pa.field("scores", scores, nullable=False)] if columns else []),
         ]
@@ -67,6 +71,8 @@ class DocumentFile:
     """Directory of the export."""
     name: str
     units: tuple[TableUnit, ...]
+    places: Mapping[str, Mapping[int, RecordPlaces]]
+    """Of each part of the corpus that has a unit here, where its records are from, by input."""
 
     @property
     def label(self) -> str:
@@ -76,12 +82,39 @@ class DocumentFile:
         """Read the documents, in batches of :func:`document_schema`."""
         schema = document_schema(tuple(self.units[0].scores))
         for unit in self.units:
+            places = self.places.get(part_of(unit.unit.record), {})
+            origins, start = unit.taken_from(), 0
             for batch in unit.batches(taken=True):
-                yield _exported(batch, tuple(unit.scores), schema)
+                own = origins.slice(start, len(batch))
+                start += len(batch)
+                placed = dict(zip(("file", "record"), _placed(own, places)))
+                yield _exported(batch, placed, tuple(unit.scores), schema)
 
 
-def _exported(batch: pa.RecordBatch, columns: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:
-    known = {name: batch.column(name) for name in batch.schema.names}
+def _placed(origins: pa.Table, places: Mapping[int, RecordPlaces]) -> tuple[pa.Array, pa.Array]:
+    """Return the input file of each document, and its line, row or record there, from 1.
+
+    Args:
+        origins: n rows of :meth:`TableUnit.taken_from`.
+        places: By the number of the input.
+
+    Returns:
+        (n,) string and (n,) int64, with nulls where it is not known.
+    """
+    inputs = origins.column("input").combine_chunks().dictionary_encode()
+    known = [places.get(number) for number in inputs.dictionary.to_pylist()]
+    files = pa.array([own and own.file for own in known], pa.string()).take(inputs.indices)
+    add = pa.array([own and own.add for own in known], pa.int64()).take(inputs.indices)
+    return files, pc.add(origins.column("line").combine_chunks(), add)
+
+
+def _exported(
+    batch: pa.RecordBatch,
+    placed: Mapping[str, pa.Array],
+    columns: Sequence[str],
+    schema: pa.Schema,
+) -> pa.RecordBatch:
+    known = {name: batch.column(name) for name in batch.schema.names} | dict(placed)
     known["license"] = licences_of(batch.column("meta"))
     if columns:
         fields = schema.field("scores").type
@@ -122,7 +155,7 @@ def write_parquet(item: DocumentFile, shared: None) -> FileRecord:
                 schema,
                 compression="zstd",
                 compression_level=_LEVEL,
-                use_dictionary=["source", "license"],
+                use_dictionary=["source", "license", "file"],
                 write_statistics=["source", "license", "tokens"],
             )
         )

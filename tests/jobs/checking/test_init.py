@@ -123,6 +123,50 @@ def test_a_target_ranks_what_init_wrote(mixed: Path) -> None:
     assert made.recipe.select["target"].parameters == {"per_ngram": True}  # sums follow length
 
 
+@pytest.mark.parametrize(
+    ("questions", "texts", "documents_in", "use"),
+    [
+        (91, 0, 200, "dclm"),
+        (91, 90, 200, "dclm"),
+        (90, 91, 200, "dsir"),
+        (90, 0, 200, "dsir"),
+        (91, 0, 150, "dsir"),
+    ],
+)
+def test_questions_are_selected_for_by_dclm_where_there_are_enough(
+    questions: int, texts: int, documents_in: int, use: str, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", documents(documents_in))
+    examples = [{"question": f"What turns {n}?", "answer": f"Wheel {n}."} for n in range(questions)]
+    examples += [{"text": f"stone bridge {n}"} for n in range(texts)]
+    write_jsonl(tmp_path / "target.jsonl", examples)
+    made = init_recipe(
+        [str(tmp_path / "a.jsonl")], tmp_path / "r.yaml", target=[str(tmp_path / "target.jsonl")]
+    )
+    assert made.checked.recipe.select["target"].use == use
+    assert not made.checked.errors
+    reasons = [line for line in made.text.splitlines() if line.startswith("  # dclm")]
+    assert len(reasons) == (use == "dsir" and questions > texts)
+    for reason in reasons:
+        assert str(documents_in if questions >= 91 else questions) in reason
+
+
+@pytest.mark.slow
+def test_what_init_writes_for_questions_runs(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", documents(400))
+    examples = [
+        {"question": f"Which photon has the spectrum {n}?", "answer": f"The quantum {n * 7}."}
+        for n in range(120)
+    ]
+    write_jsonl(tmp_path / "target.jsonl", examples)
+    init_recipe(
+        [str(tmp_path / "a.jsonl")], tmp_path / "r.yaml", target=[str(tmp_path / "target.jsonl")]
+    )
+    made = penstock.curate(tmp_path / "r.yaml", runner="local", workers=1)
+    assert made.recipe.select["target"].use == "dclm"
+    assert set(made.columns) == {"target"} and made.cut.facts["documents"]
+
+
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_nothing_is_overwritten(mixed: Path, kind: str) -> None:
     out = Path("recipe.yaml")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -17,7 +18,7 @@ import penstock
 from penstock.artefact import Draft
 from penstock.errors import ArtefactError, InputError, UnmadeError
 from penstock.jobs import cli
-from penstock.jobs.curate import Curated
+from penstock.jobs.curate import Curated, curate
 from penstock.jobs.export import FORMATS, export, formats
 from penstock.jobs.export.card import hub_licence
 from penstock.jobs.export.sources import OTHERS, licences_of
@@ -25,7 +26,7 @@ from penstock.pipeline.runner import LocalRunner
 from penstock.storage import as_path, files_under, read_file
 from tests.jobs.export.exported import HOSTILE, curated_of
 from tests.jobs.test_documents import RECIPE
-from tests.pools import documents, write_jsonl
+from tests.pools import documents, recipe_of, write_jsonl
 from tests.s3 import BUCKET
 
 
@@ -95,6 +96,10 @@ def test_ids_and_bytes_come_back(
     assert sum(record.facts["text_bytes"] for record in files) == sum(map(len, texts))
     assert any("\u2028" in row["text"] and "\r\n" in row["text"] for row in rows)
     assert [row["meta"] for row in rows] == [row["meta"] for row in taken]
+    lines = {"long": 6} | {f"d{number:04d}": number + 1 for number in range(150)}
+    assert [(row["file"], row["record"]) for row in rows] == [
+        ("pool/a.jsonl", lines[row["id"]]) for row in taken
+    ]
     assert [row["scores"]["s"] for row in rows] == [row["score"] for row in taken]
     assert {row["license"] for row in rows} == {"mit", "CC-BY-4.0", "mit, isc", None}
     assert made.summary() == {
@@ -105,6 +110,41 @@ def test_ids_and_bytes_come_back(
         "bytes": sum(one.stat().st_size for one in (tmp_path / "out").rglob("*") if one.is_file()),
     }
     assert made.summary()["bytes"] > sum(record.bytes for record in made.artefact.files)
+
+
+def test_a_row_names_its_file_and_record(tmp_path: Path) -> None:
+    """Files that are one document, rows of a table, lines in splits of a large file."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    rows = documents(1_540, seed=3)
+    write_jsonl(pool / "b.jsonl", rows[:1500])
+    for number, row in enumerate(rows[1500:1520]):
+        (pool / f"n{number}.txt").write_text(row["text"])
+    table = {name: [row[name] for row in rows[1520:]] for name in ("id", "text")}
+    pq.write_table(pa.table(table), pool / "c.parquet")
+    texts = {path.read_text(): f"pool/{path.name}" for path in pool.glob("*.txt")}
+    recipe = recipe_of(
+        tmp_path, "100%", "random", corpus=[{"path": "pool"}], unit_bytes=2**16,
+        tokenizer={"train": {"vocab_size": 384}}, budget={"allow_short": True},
+    )  # fmt: skip
+    made = curate(recipe, LocalRunner(1))
+    spans = [span for part in made.corpus.named("part-") for span in part.facts["inputs"]]
+    assert len(spans) > len({span["input"] for span in spans}), "the large file was not split"
+    export(made, "parquet", str(tmp_path / "out"), LocalRunner(1))
+    found = read_parquet_files(tmp_path / "out")
+    assert len(found) > 1_500
+    places = {row["id"]: ("pool/b.jsonl", at) for at, row in enumerate(rows[:1500], 1)}
+    places |= {row["id"]: ("pool/c.parquet", at) for at, row in enumerate(rows[1520:], 1)}
+    for row in found:
+        expected = places.get(row["id"]) or (texts[row["text"]], None)
+        assert (row["file"], row["record"]) == expected
+    (pool / "b.jsonl").rename(tmp_path / "elsewhere.jsonl")
+    export(made, "jsonl", str(tmp_path / "lines"), LocalRunner(1))
+    named = read_lines(tmp_path / "lines")
+    assert {row["file"] for row in named if row["id"] in {own["id"] for own in rows[:1500]}} == {
+        None
+    }
+    assert {row["file"] for row in named} > {"pool/c.parquet", "pool/n0.txt", None}
 
 
 def test_the_card_is_that_of_the_hub(
