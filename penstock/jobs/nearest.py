@@ -73,7 +73,9 @@ class ExampleSearch:
         Returns:
             ``nearest`` has ``text``, the beginning of the example; ``benchmark``; ``file``, from
             the recipe's directory on, and ``line``; and ``similarity``, the cosine of both vectors.
-            ``problem`` is one line.
+            Where the score is the document's best rank, ``ranked_by`` has the same of the example
+            that gives it, and the ``rank`` from 1; of several the most similar. Beyond the last
+            rank that is told apart there is ``last_rank`` instead. ``problem`` is one line.
         """
         try:
             vector = self._vector(fate, embeddings)
@@ -86,15 +88,21 @@ class ExampleSearch:
             return {"problem": f"{_LEFT_OUT}: the examples are not those of the fit"}
         if not vector.any():
             return {"problem": f"{_LEFT_OUT}: the encoder knows no token of the text"}
-        return {"nearest": self._nearest(vector, examples)}
+        return self._found(vector, examples)
 
-    def _nearest(self, vector: np.ndarray, examples: np.ndarray) -> dict[str, Any]:
-        lengths = np.linalg.norm(examples.astype(np.float64), axis=1)
-        products = (examples.astype(np.float32) @ vector.astype(np.float32)).astype(np.float64)
-        lengths[lengths == 0] = np.inf  # nothing is near to an example without a token
-        cosines = products / lengths / np.linalg.norm(vector.astype(np.float64))
-        cosines[np.isinf(lengths)] = -np.inf
-        best = int(cosines.argmax())
+    def _found(self, vector: np.ndarray, examples: np.ndarray) -> dict[str, Any]:
+        cosines = _cosines(vector, examples)
+        nearest = {"nearest": self._example(int(cosines.argmax()), cosines)}
+        if self._nearness.ranks is None:
+            return nearest
+        ranks = self._nearness.ranks(vector)
+        rank, last = int(ranks.min()), self._nearness.last_rank
+        if rank > last:
+            return {**nearest, "last_rank": last}
+        best = int(np.where(ranks == rank, cosines, -np.inf).argmax())
+        return {**nearest, "ranked_by": {**self._example(best, cosines), "rank": rank}}
+
+    def _example(self, best: int, cosines: np.ndarray) -> dict[str, Any]:
         example = self._targets[self._rows[best]]
         file, _, line = example.place.rpartition(":")
         return {
@@ -163,3 +171,13 @@ class ExampleSearch:
             runner=runner,
             seed=recipe.seed,
         )
+
+
+def _cosines(vector: np.ndarray, examples: np.ndarray) -> np.ndarray:
+    """Return the similarity of each example: (d,) and (k, d) int16 to (k,) float64."""
+    lengths = np.linalg.norm(examples.astype(np.float64), axis=1)
+    products = (examples.astype(np.float32) @ vector.astype(np.float32)).astype(np.float64)
+    lengths[lengths == 0] = np.inf  # nothing is near to an example without a token
+    cosines: np.ndarray = products / lengths / np.linalg.norm(vector.astype(np.float64))
+    cosines[np.isinf(lengths)] = -np.inf
+    return cosines

@@ -30,7 +30,7 @@ from penstock.selectors.base import AnswerScores, MeanSelector
 from penstock.selectors.influence import can_be_asked, influential_words
 from penstock.selectors.parameters import Algorithm
 
-__all__ = ["add_reasons", "changed_code", "describe_reasons"]
+__all__ = ["add_reasons", "changed_code", "describe_reasons", "describe_score"]
 
 _DIGITS = 16
 """Digits of a fingerprint in the name of its directory."""
@@ -43,7 +43,8 @@ def add_reasons(
 
     Each has ``selector``, as recipes name it; ``meaning``, what a score is, where the selector is
     built in; ``words``, with ``word`` and ``change``, those that weigh most; ``nearest``, the
-    example of the target that is nearest to the document (:meth:`.nearest.ExampleSearch.find`);
+    example of the target that is nearest to the document, and ``ranked_by``, the one that gives a
+    score that is a rank, or ``last_rank`` (:meth:`.nearest.ExampleSearch.find`);
     ``cluster`` and ``clusters``, where a set selector scored the document within one; ``mean``, of
     which column and group; ``unscored``, why there is no score; ``model`` and ``asked``, where a
     language model graded it (:func:`.grades.read_grade`). ``problem`` says why the rest is missing,
@@ -83,6 +84,32 @@ def changed_code(curated: PartiallyCurated) -> list[str]:
     ]
 
 
+def describe_score(selector: Any, artefact: Artefact) -> str:
+    """Return what the scores of a column mean; empty for a user's own selector.
+
+    Args:
+        selector: The column's selector, which need not be fitted.
+        artefact: The column.
+    """
+    if not isinstance(selector, Algorithm):
+        return ""
+    try:
+        facts = _model_of(artefact).facts
+    except ArtefactError:  # it may be deleted when the column is made
+        facts = {}
+    return selector.describe_score(facts)
+
+
+def _model_of(artefact: Artefact) -> Artefact:
+    """Open the model that made a column.
+
+    Raises:
+        ArtefactError: It is not there any more.
+    """
+    model = str(artefact.manifest["inputs"].get("model"))
+    return Artefact.open(artefact.path.parent.parent / "model" / model[:_DIGITS])
+
+
 class _Explained:
     """A column whose selector has its fitted state, or a problem that says why not."""
 
@@ -105,10 +132,8 @@ class _Explained:
 
     def _load(self) -> str | None:
         """Give the selector its fitted state; return why that cannot be read, or None."""
-        model = self._artefact.manifest["inputs"].get("model")
-        directory = self._artefact.path.parent.parent / "model" / str(model)[:_DIGITS]
         try:
-            made = Artefact.open(directory)
+            made = _model_of(self._artefact)
             for record in made.files:
                 made.verified(record)
             self._facts = made.facts
@@ -132,8 +157,8 @@ class _Explained:
         selector: Any = self.column.selector
         used = self._curated.recipe.select[self.column.name].use
         yield "selector", selector.name if self._built_in else str(used)
-        if self._built_in and selector.score_meaning:
-            yield "meaning", selector.score_meaning
+        if self._built_in and (meaning := selector.describe_score(self._facts)):
+            yield "meaning", meaning
         if self._problem is not None:
             yield "problem", self._problem
         asked = selector.requirements.answers
@@ -262,12 +287,24 @@ def describe_reasons(reasons: Mapping[str, Any]) -> Iterator[str]:
         yield from describe_grade(reasons)
     if "cluster" in reasons:
         yield f"cluster {reasons['cluster']:,} of {reasons['clusters']:,}"
-    if near := reasons.get("nearest"):
-        place = f"{near['file']}:{near['line']}"
-        yield f"nearest example: similarity {near['similarity']:.3f}, {place}: {near['text']}"
+    ranked, near = reasons.get("ranked_by"), reasons.get("nearest")
+    if ranked:
+        said = f"similarity {ranked['similarity']:.3f}: {ranked['text']}"
+        yield f"its score: rank {ranked['rank']:,} by nearness to {_place(ranked)}, {said}"
+    elif "last_rank" in reasons:
+        yield f"its score: beyond rank {reasons['last_rank']:,} by nearness to every example"
+    if near and ranked and _place(near) == _place(ranked):
+        yield "this is the most similar example, too"
+    elif near:
+        name = "most similar" if ranked or "last_rank" in reasons else "nearest"
+        yield f"{name} example: similarity {near['similarity']:.3f}, {_place(near)}: {near['text']}"
     if words := reasons.get("words"):
         named = ", ".join(f"{one['word']} {one['change']:+.3g}" for one in words)
         yield f"what its words add to the score: {named}"
+
+
+def _place(example: Mapping[str, Any]) -> str:
+    return f"{example['file']}:{example['line']}"
 
 
 def _describe_group(mean: Mapping[str, Any]) -> str:

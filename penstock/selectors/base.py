@@ -188,6 +188,11 @@ class Nearness:
     characters: int | None = None
     """Characters of a text that are embedded; None for
     :data:`penstock.selectors.encoders.embedding.CHARACTERS`."""
+    ranks: Callable[[np.ndarray], np.ndarray] | None = None
+    """A document's (d,) int16 vector to its rank at each example, (k,) int64 from 1; set if its
+    score is the best of these ranks."""
+    last_rank: int = 0
+    """The last rank that is told apart; a document beyond it has the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,6 +335,9 @@ class Requirements:
     """Scores by answers of a language model instead of by :meth:`Scorer.score`."""
     nearness: Nearness | None = None
     """The examples that documents are compared with, once the selector is fitted."""
+    leave_out: Callable[[Documents], Scorer] | None = None
+    """A batch of one document to this scorer without it, if scores are places among the documents
+    of the fit: another text of a document is compared with the others alone."""
     merge: Merge | None = None
     """A set selector's second round."""
     thinning: Thinning | None = None

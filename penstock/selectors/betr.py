@@ -17,6 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +55,13 @@ from penstock.selectors.encoders.embedding import (
     load_encoder,
 )
 from penstock.selectors.encoders.static import StaticEncoder
-from penstock.selectors.kernels.ranking import Ranker, rank_sample, rank_scores
+from penstock.selectors.kernels.ranking import (
+    Ranker,
+    leave_out,
+    rank_by_example,
+    rank_sample,
+    rank_scores,
+)
 from penstock.selectors.parameters import (
     EncoderModel,
     Natural,
@@ -190,12 +197,13 @@ class Betr(
     _chosen: str = ""
     # The encoder chosen by ``auto``, once fitted.
 
-    @property
-    def score_meaning(self) -> str:
-        """What a score means: in direct mode a rank, else log odds."""
-        if self._ranking is None:
-            return self.meaning
-        return f"{self.value} among the documents by nearness, {self.aggregate} over the examples"
+    def describe_score(self, facts: Mapping[str, Any]) -> str:
+        """Say what a score means: in direct mode a rank, else log odds."""
+        mode = facts.get("mode", self.mode)
+        rank = f"{self.value} among the documents by nearness, {self.aggregate} over the examples"
+        if mode == "auto":
+            return f"{self.meaning}, or {rank}, as the fit chose"
+        return rank if mode == "direct" else self.meaning
 
     @property
     def requirements(self) -> Requirements:
@@ -213,16 +221,29 @@ class Betr(
             resources=Resources(gpus=1 if embeds else 0, slow=slow),
             embeddings=embeddings,
             nearness=self._nearness(),
+            leave_out=None if self._ranking is None else self._leave_out,
         )
+
+    def _leave_out(self, document: Documents) -> Betr:
+        encoder, ranker = fitted(self._ranking, self.name)
+        text = beginning(document.column("text"), self.max_characters)
+        others = self.model_copy()
+        others._ranking = encoder, leave_out(embed(text, encoder)[0], ranker)
+        return others
 
     def _nearness(self) -> Nearness:
         encoder, ranker = self._ranking or (None, None)
+        ranks = None
+        if ranker is not None and self.aggregate == "max":
+            ranks = partial(rank_by_example, ranker=ranker)
         return Nearness(
             encoder=self._chosen or self.encoder,
             compared=self._compared,
             vectors=None if ranker is None else ranker.examples,
             loaded=encoder,
             characters=self.max_characters,
+            ranks=ranks,
+            last_rank=0 if ranker is None else ranker.kept,
         )
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:

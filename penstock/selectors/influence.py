@@ -2,7 +2,9 @@
 
 It holds for any scorer that reads texts, whatever it computes: the score is computed again without
 all places of a word, and the difference is that word's. Differences of single words need not add up
-to the score, as a classifier's of word pairs do not. It costs a score for each distinct word, so
+to the score, as a classifier's of word pairs do not. Where a score is a place among the documents
+of the fit, the shorter text is compared with the others: its own first place would still be taken
+by the document itself. It costs a score for each distinct word, so
 scorers that need a GPU, a server or a large model are not asked.
 """
 
@@ -70,7 +72,9 @@ def influential_words(scorer: Scorer, document: Documents, most: int = 8) -> lis
     rows = pa.array(np.zeros(len(texts), np.int64))
     column = pa.array(texts, pa.large_string())
     at = document.schema.get_field_index("text")
-    returned = scorer.score(document.take(rows).set_column(at, "text", column))
+    others = scorer.requirements.leave_out
+    judge = scorer if others is None else others(document)
+    returned = judge.score(document.take(rows).set_column(at, "text", column))
     scores = np.asarray(returned, np.float64)  # of a class it may be a list, None for NaN
     if scores.shape != (len(texts),):
         raise ScoringError(

@@ -291,10 +291,12 @@ class Algorithm(Declared):
             if value is not None:
                 setattr(cls, key, value)
 
-    @property
-    def score_meaning(self) -> str:
-        """What a score means with the present parameters; as :attr:`meaning` where it is always
-        the same."""
+    def describe_score(self, facts: Mapping[str, Any]) -> str:
+        """Say what a score means with the present parameters; empty if the class does not say.
+
+        Args:
+            facts: Those of the fit; empty where they cannot be read any more.
+        """
         return self.meaning
 
     def describe_unscored(self, text: str, known: bool | None = None) -> str:

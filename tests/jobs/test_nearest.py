@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from penstock.jobs.why import fates_of
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import parse_recipe
 from penstock.resources import Resources
+from penstock.selectors.betr import Betr
 from penstock.selectors.encoders.embedding import embed_texts
 from penstock.selectors.encoders.static import StaticEncoder
-from tests.pools import write_jsonl
+from tests.pools import all_documents, write_jsonl
 from tests.selectors.test_properties import TOPICS, texts, write_encoder
 
 COLUMNS = ("direct", "short", "classifier", "transport", "clusters")
@@ -139,8 +141,41 @@ def test_only_examples_that_were_compared_are_named(made: Curated) -> None:
     assert len(examples) == 60
 
 
+def test_the_example_that_gives_the_score_is_named_with_its_rank(made: Curated) -> None:
+    """The rank at that example, and at no other a better one, by all vectors of the pool."""
+    encoder = StaticEncoder.load(made.recipe.directory / "encoder")
+    pool = all_documents(made.pool, made.tokenizer)
+    column = pa.array([one.text for one in pool], pa.large_string())
+    vectors = embed_texts(column, encoder).astype(np.int64)
+    model = made.columns["direct"].manifest["inputs"]["model"][:16]
+    examples = np.load(made.recipe.work_directory / "model" / model / "state" / "examples.npy")
+    products = examples.astype(np.int64) @ vectors.T
+    others = 0
+    for row in range(0, len(pool), 20):
+        fates = fates_of(made, pool[row].id)
+        add_reasons(made, fates)
+        own = fates[0]["reasons"]["direct"]
+        ranked, near = own["ranked_by"], own["nearest"]
+        ranks = 1 + (products > products[:, row, None]).sum(axis=1)
+        assert ranked["rank"] == ranks.min() == -fates[0]["scores"]["direct"]["score"]
+        path = made.recipe.directory / ranked["file"]
+        text = json.loads(path.read_text().splitlines()[ranked["line"] - 1])["text"]
+        (vector,) = embed_texts(pa.array([text], pa.large_string()), encoder).astype(np.int64)
+        assert 1 + int((vectors @ vector > vectors[row] @ vector).sum()) == ranked["rank"]
+        assert ranked["similarity"] <= near["similarity"]
+        said = " ".join(describe_reasons(own))
+        assert f"rank {ranked['rank']} by nearness to {ranked['file']}:{ranked['line']}" in said
+        others += ranked["text"] != near["text"]
+    assert others > 2
+    assert "ranked_by" not in fates[0]["reasons"]["classifier"]
+
+
 def test_the_report_names_it_too(made: Curated) -> None:
-    assert "nearest example: similarity " in render(made)
+    page = render(made)
+    assert "nearest example: similarity " in page and "its score: rank " in page
+    direct = Betr(mode="direct").describe_score({})
+    assert len(re.findall(rf"betr</bdi>: {direct}</figcaption>", page)) == 2
+    assert page.count(f"betr</bdi>: {Betr.meaning}</figcaption>") == 1
 
 
 def test_without_its_encoder_the_rest_is_said(made: Curated, tmp_path: Path) -> None:

@@ -490,6 +490,23 @@ def test_batches_and_slices_change_nothing() -> None:
     assert Expression.of("True").evaluate(table(rows)).to_pylist() == [True] * 20
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("number(meta.n) != 3 or meta.n is None", [1.0, 3.0, None, 4.0]),
+        ("meta.n is None or meta.n == 4", [1.0, None, None, 4.0]),
+        ("meta.n == 4 or number(meta.n) == 3", [1.0, 3.0, None, 4.0]),
+        ("meta.n is None", ["1", "3", None, "4"]),
+        ("meta.n is None or meta.n == 4 or meta.n == 'a'", ["1", "3", None, "4"]),
+    ],
+)
+def test_a_test_for_none_leaves_the_values_of_a_field_as_they_are(text: str, expected: Any) -> None:
+    rows = [{**KNOWN, "meta": {"n": n}} for n in (1, "3", None, 4)]
+    planned = Expression.of(text).planned({one.name: one.type for one in COLUMNS})
+    (batch,) = table(rows).combine_chunks().to_batches()
+    assert planned.values(batch)["meta.n"].to_pylist() == expected
+
+
 def test_names_and_identity() -> None:
     expression = Expression.of(
         "language=='en' and\n  meta.a.b>1 and p in (1,) # why", "clean.where"
@@ -678,11 +695,12 @@ def test_fields_of_meta_are_typed() -> None:
         MetaField(("in", "ner"), "number"),
         MetaField(("in",), "any"),
         MetaField(("a",), "text"),
+        MetaField(("in",), "json"),
     ]
     found = meta_columns(texts, fields)
     leap = date(2020, 2, 29)
     kinds = [pa.float64(), pa.large_string(), pa.bool_(), pa.date32(), pa.float64(), pa.bool_()]
-    assert found.schema.types == [*kinds, pa.large_string()]
+    assert found.schema.types == [*kinds, pa.large_string(), pa.large_string()]
     assert [column.to_pylist() for column in found.columns] == [
         [1, 1.5, None, None, 1e30, None, None],
         ["x", "", None, None, None, None, None],
@@ -691,6 +709,7 @@ def test_fields_of_meta_are_typed() -> None:
         [2, None, None, None, None, None, None],
         [True, True, True, True, None, None, None],
         [None, None, None, "1", None, None, None],
+        ['{"ner": 2}', "3", "{}", "[]", None, None, None],
     ]
     assert meta_columns(texts, []).num_rows == len(rows)
     assert meta_columns(texts[1:3], fields[:1]).column(0).to_pylist() == [1.5, None]

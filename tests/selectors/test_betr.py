@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from penstock.selectors.encoders import distillation
 from penstock.selectors.encoders.embedding import make_encoder
 from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.encoders.static import token_ids
-from penstock.selectors.kernels.ranking import RankedSample, Ranker
+from penstock.selectors.influence import influential_words
+from penstock.selectors.kernels.ranking import RankedSample, Ranker, highest, leave_out
 from tests.pools import sampler
 
 # Documents about three things, and questions about one of them.
@@ -192,6 +194,58 @@ def test_a_document_outside_the_sample_and_one_of_unknown_words(fitted: Any) -> 
     )
     near, unknown = scorer.score(batch)
     assert near > unknown == -facts["rungs"] - 1
+
+
+@pytest.mark.parametrize("aggregate", ["max", "mean"])
+def test_a_word_is_weighed_against_the_other_documents(fitted: Any, aggregate: str) -> None:
+    """Each text without a word, ranked by a pool from which its document is taken out."""
+    encoder, ranker = fitted("direct")[0]._ranking
+    table = pool(600)
+    vectors = on_lattice(encoder.encode(table["text"].combine_chunks()))[:599]
+    whole = Ranker(
+        examples=ranker.examples,
+        top_r=highest((ranker.examples.astype(np.float32) @ vectors.astype(np.float32).T), 599),
+        aggregate=aggregate,
+    )
+    scorer = Betr(mode="direct", encoder="static", aggregate=aggregate)
+    scorer._ranking = encoder, whole
+    best = np.argsort(-scorer.score(batch_of(table))[:599], kind="stable")
+    unchanged = 0
+    for row in [*best[:3], *best[200:202]]:
+        text = table["text"][int(row)].as_py()
+        others = np.delete(vectors, row, axis=0).astype(np.int64)
+
+        def score(text: str, others: np.ndarray = others) -> float:
+            own = on_lattice(encoder.encode(pa.array([text], pa.large_string())))[0]
+            above = ranker.examples @ others.T > (ranker.examples @ own.astype(np.int64))[:, None]
+            ranks = 1.0 + above.sum(axis=1)
+            return -float(ranks.min() if aggregate == "max" else ranks.mean())
+
+        document = batch_of(table.slice(row, 1))
+        changes = {own.word: own.change for own in influential_words(scorer, document, most=50)}
+        for word in set(re.findall(r"\w+", text)):
+            shorter = re.sub(rf"\b{word}\b\.?", "", text)
+            expected = score(text) - score(shorter)
+            assert changes.get(word, 0.0) == pytest.approx(expected, abs=1e-4), word
+            unchanged += expected == 0
+    assert unchanged or aggregate == "mean", "some words of the nearest documents change nothing"
+
+
+def test_a_document_outside_the_sample_is_left_out_of_nothing(fitted: Any) -> None:
+    encoder, ranker = fitted("direct")[0]._ranking
+    text = pa.array(["plants and leaf and soil", UNKNOWN], pa.large_string())
+    for vector in on_lattice(encoder.encode(text)):
+        assert leave_out(vector, ranker) is ranker
+
+
+def test_what_a_score_means_goes_by_the_mode_of_the_fit() -> None:
+    classifier = Betr(mode="classifier").describe_score({})
+    direct = Betr(mode="direct").describe_score({})
+    assert classifier == Betr.meaning and direct.startswith("rank")
+    auto = Betr()
+    assert auto.describe_score({"mode": "direct"}) == direct
+    assert auto.describe_score({"mode": "classifier"}) == classifier
+    assert classifier in auto.describe_score({}) and direct in auto.describe_score({})
 
 
 UNKNOWN = "\U0001f9ff \U0001f9ff"

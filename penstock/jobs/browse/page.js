@@ -420,7 +420,9 @@ async function list() {
         one.taken ? "taken" : one.reason || "left"),
       make("b", {}, one.id), make("span", {}, one.source),
       make("span", {}, `${format(one.bytes)} bytes`),
-      make("span", {}, one.tokens == null ? "" : `${format(one.tokens)} tokens`),
+      make("span", {}, one.tokens == null ? "" : one.taken && one.taken_tokens < one.tokens
+        ? `${format(one.taken_tokens)} of ${format(one.tokens)} tokens`
+        : `${format(one.tokens)} tokens`),
       ...scores.map((words) => make("span", {}, words))), text);
   }));
 }

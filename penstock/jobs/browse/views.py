@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from penstock import extras
 from penstock.errors import PenstockError
+from penstock.jobs.browse.cutting import MemoryCut
 from penstock.jobs.browse.preview import BrowsedRecipe, Previewed
 from penstock.pipeline.cutting.ordering import RANDOM
 from penstock.pipeline.pages import read_texts
@@ -81,7 +82,11 @@ class ListedDocument:
     source: str
     bytes: int
     tokens: int | None
+    """Of the whole text; None where they are not counted."""
     taken: bool
+    taken_tokens: int | None
+    """Those that the cut takes: fewer of the document in which a budget ends. None where it is not
+    taken, or not counted."""
     reason: str | None
     score: float | None
     """By which it is ordered; None where it may not be taken."""
@@ -289,12 +294,14 @@ class DocumentViews:
             reason = int(answer.reasons[row])
             score = None if cut is None else float(cut.scores[row])
             tokens, text = int(columns.tokens[row]), texts[row]
+            of_cut = _taken_tokens(cut, row) if tokens >= 0 else None
             yield ListedDocument(
                 id=columns.ids[row].as_py(),
                 source=columns.sources[columns.source[row]],
                 bytes=int(columns.bytes[row]),
                 tokens=tokens if tokens >= 0 else None,
                 taken=bool(answer.taken[row]),
+                taken_tokens=of_cut,
                 reason=answer.names[reason - 1] if reason else None,
                 score=_number(score),
                 scores={
@@ -324,6 +331,14 @@ class DocumentViews:
             cursor.register("marks", marks)
             rows: list[tuple[Any, ...]] = cursor.execute(query, list(values)).fetchall()
         return rows
+
+
+def _taken_tokens(cut: MemoryCut | None, row: int) -> int | None:
+    """Return the tokens that a cut takes of a document; None where it takes none."""
+    if cut is None:
+        return None
+    place = int(np.searchsorted(cut.rows, row))
+    return int(cut.tokens[place]) if place < len(cut.rows) and cut.rows[place] == row else None
 
 
 def _number(value: float | None) -> float | None:

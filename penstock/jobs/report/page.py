@@ -31,7 +31,7 @@ from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated
 from penstock.jobs.edge import order_name
 from penstock.jobs.plots import plot
-from penstock.jobs.reasons import add_reasons, describe_reasons
+from penstock.jobs.reasons import add_reasons, describe_reasons, describe_score
 from penstock.jobs.report.charts import shown
 from penstock.jobs.report.comparison_figures import judged_targets
 from penstock.jobs.report.counting import PoolCounts, ScoreSample, count_pool, sample_scores
@@ -264,7 +264,8 @@ def _meanings(curated: Curated) -> list[dict[str, str]]:
         own = curated.recipe.select.get(name)
         about = {"name": name, "use": str(own.use) if own else name, "meaning": "", "summary": ""}
         if isinstance(selector, Algorithm):
-            about |= {"meaning": selector.score_meaning or "", "summary": selector.summary or ""}
+            meaning = describe_score(selector, curated.columns[name])
+            about |= {"meaning": meaning, "summary": selector.summary or ""}
         found.append(about)
     return found
 

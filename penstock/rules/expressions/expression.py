@@ -12,7 +12,15 @@ from typing_extensions import Self
 
 from penstock.rules.expressions.computing import compute
 from penstock.rules.expressions.meta import MetaField, meta_columns
-from penstock.rules.expressions.nodes import Call, ColumnName, MetaName, Node, Source, canonical
+from penstock.rules.expressions.nodes import (
+    Call,
+    ColumnName,
+    Kind,
+    MetaName,
+    Node,
+    Source,
+    canonical,
+)
 from penstock.rules.expressions.parsing import parse
 from penstock.rules.expressions.typing import KIND_NAMES, resolve
 
@@ -137,9 +145,13 @@ class Planned:
 
         Returns:
             (n,) arrays by name, in the order of the expression; a field's name is ``meta.a.b``,
-            and its type that of the use (:func:`meta_columns`).
+            and its type that of the use (:func:`meta_columns`). ``is None`` is no use: of a field
+            without another one, or with several, the values are JSON, and texts as they are.
         """
-        fields = self.fields
+        uses: dict[tuple[str, ...], set[Kind]] = {}
+        for field in self.fields:
+            uses.setdefault(field.path, set()).add(field.kind)
+        fields = [MetaField(path, _shown_kind(kinds)) for path, kinds in uses.items()]
         own = {
             one.name: batch.column(one.name)
             for one in _nodes(self.root)
@@ -172,6 +184,14 @@ class Planned:
         fields = self.fields
         values = meta_columns(batch.column(_META), fields).columns if fields else []
         return compute(self.root, batch, dict(zip(fields, values)))
+
+
+def _shown_kind(uses: set[Kind]) -> Kind:
+    """Return the kind as which the values of a field are shown."""
+    compared = uses - {"any"}
+    if compared == {"number", "decimal"}:
+        return "decimal"
+    return compared.pop() if len(compared) == 1 else "json"
 
 
 def _nodes(root: Node) -> Iterator[Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -36,15 +37,16 @@ def meta_columns(meta: pa.Array, fields: Sequence[MetaField]) -> pa.RecordBatch:
     A value that is missing, null or of another kind is null. A *number* is a JSON number, as
     float64; a *text* a string; a *truth* value ``true`` or ``false``; a *date* a string that begins
     with an ISO 8601 date, alone or before ``T`` or a space, whose time is ignored; *decimal* is a
-    number or a text of one (:func:`decimal_of`); *any* is True where there is a value of any kind.
+    number or a text of one (:func:`decimal_of`); *any* is True where there is a value of any kind;
+    *json*, to show values, is a text as it is, and any other value as JSON.
 
     Args:
         meta: (n,) string or large_string, each null or a JSON object.
         fields: Fields, which may repeat.
 
     Returns:
-        n rows; column ``k`` is ``fields[k]``: float64, large_string, bool, date32, float64 or
-        bool.
+        n rows; column ``k`` is ``fields[k]``: float64, large_string, bool, date32, float64,
+        bool or large_string.
 
     Raises:
         InputError: A row is not a JSON object.
@@ -129,6 +131,10 @@ def _present(value: Any) -> bool | None:
     return None if value is None else True
 
 
+def _json(value: Any) -> str | None:
+    return value if value is None or type(value) is str else json.dumps(value)
+
+
 _CONVERSIONS: dict[Kind, tuple[Callable[[Any], Any], pa.DataType]] = {
     "number": (_number, pa.float64()),
     "text": (_text, pa.large_string()),
@@ -136,4 +142,5 @@ _CONVERSIONS: dict[Kind, tuple[Callable[[Any], Any], pa.DataType]] = {
     "date": (_date, pa.date32()),
     "decimal": (_decimal, pa.float64()),
     "any": (_present, pa.bool_()),
+    "json": (_json, pa.large_string()),
 }

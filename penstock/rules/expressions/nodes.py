@@ -21,7 +21,7 @@ __all__ = [
     "kind_of_constant",
 ]
 
-Kind = Literal["number", "text", "truth", "date", "any", "decimal"]
+Kind = Literal["number", "text", "truth", "date", "any", "decimal", "json"]
 """The kind of a value. Only fields of ``meta`` are ``any``, where they are tested for None, or
 ``decimal``, as the argument of ``number``: a number, or a text of one."""
 

@@ -22,7 +22,16 @@ import numpy as np
 from penstock.compiling import cached
 from penstock.selectors.base import ParallelMap
 
-__all__ = ["RankedSample", "Ranker", "highest", "merge_highest", "rank_sample", "rank_scores"]
+__all__ = [
+    "RankedSample",
+    "Ranker",
+    "highest",
+    "leave_out",
+    "merge_highest",
+    "rank_by_example",
+    "rank_sample",
+    "rank_scores",
+]
 
 _DOCUMENTS = 32_768
 """Documents ranked at once, at most; in blocks of 8,192 faiss took nearly twice as long."""
@@ -133,6 +142,47 @@ def rank_scores(documents: np.ndarray, ranker: Ranker) -> np.ndarray:
     if ranker.aggregate == "max":
         return values[best - 1] / _FIXED
     return total / _FIXED / max(1, len(examples))
+
+
+def rank_by_example(vector: np.ndarray, ranker: Ranker) -> np.ndarray:
+    """Rank one document by each example.
+
+    Args:
+        vector: (d,) int16, on the lattice.
+        ranker: The examples, and the top R of each.
+
+    Returns:
+        (e,) int64: 1 for the nearest; R + 1 beyond the top R, and of a vector or an example that is
+        zero.
+    """
+    similarities = ranker.examples.astype(np.float32) @ vector.astype(np.float32)
+    ranks: np.ndarray = 1 + (ranker.top_r > similarities[:, None]).sum(axis=1)
+    knows = ranker.examples.any(axis=1) & bool(vector.any())
+    return np.where(knows, ranks, ranker.kept + 1).astype(np.int64)
+
+
+def leave_out(vector: np.ndarray, ranker: Ranker) -> Ranker:
+    """Return the ranking by the other documents of the sample; the same if it is not in there.
+
+    The document's own score stays as it is, since it is not above itself. R - 1 similarities of an
+    example are left where it was among the top R: the next one was not kept.
+
+    Args:
+        vector: (d,) int16, of one document, on the lattice.
+        ranker: The examples, and the top R of each.
+    """
+    if not vector.any():
+        return ranker
+    similarities = ranker.examples.astype(np.float32) @ vector.astype(np.float32)
+    own = (ranker.top_r > similarities[:, None]).sum(axis=1)[:, None]
+    padded = np.pad(ranker.top_r, [(0, 0), (0, 1)], constant_values=-np.inf)
+    # A document of the sample is in each top R whose last similarity is not above its own.
+    found = np.take_along_axis(padded, own, axis=1)[:, 0] == similarities
+    if not (found | (own[:, 0] == ranker.kept)).all():
+        return ranker
+    columns = np.arange(ranker.kept)[None, :]
+    others = np.take_along_axis(padded, columns + (columns >= own), axis=1)
+    return replace(ranker, top_r=others)
 
 
 @cached(nogil=True)

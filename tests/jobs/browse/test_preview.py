@@ -14,6 +14,7 @@ from penstock.jobs.browse.changes import apply_change, as_settings, as_yaml
 from penstock.jobs.browse.columns import UNKNOWN
 from penstock.jobs.browse.exclusions import FirstOfEqual
 from penstock.jobs.browse.preview import BrowsedRecipe, Previewed
+from penstock.jobs.browse.views import DocumentViews
 from penstock.jobs.curate import Curated
 from penstock.recipe_file import load_recipe, override, parse_recipe
 from tests.jobs.browse.conftest import RECIPE, BrowsedProject, taken_by
@@ -132,6 +133,29 @@ def test_the_order_is_by_tokens_that_are_counted(project: BrowsedProject) -> Non
     assert 0 < left < first.preview.uncounted
     last = counted(browsed, change)
     assert taken(browsed, last) == taken_by(project.curate(change))
+
+
+def test_of_the_document_in_which_the_budget_ends_both_numbers_are_shown(
+    project: BrowsedProject,
+) -> None:
+    browsed = project.browsed()
+    answer = browsed.answer({})
+    views = DocumentViews(browsed)
+    some = [
+        *views.documents(answer, "above").documents,
+        *views.documents(answer, "below").documents,
+    ]
+    cut = taken_by(project.curate({}))
+    units = browsed.curated.pool.units
+    rows = {
+        name: (unit.number, row)
+        for unit in units
+        for row, name in zip(unit.numbers().tolist(), unit.read_rows(["id"])["id"].to_pylist())
+    }
+    for one in some:
+        assert one.taken_tokens == cut.get(rows[one.id])
+    (last,) = [one for one in some if one.taken and one.taken_tokens != one.tokens]
+    assert 0 < last.taken_tokens < last.tokens
 
 
 def test_a_trained_tokenizer_and_a_fitted_selector_need_curate(pool: Path) -> None:
