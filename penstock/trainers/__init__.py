@@ -19,5 +19,6 @@
                      ├─ BranchPoint where another run is continued     branches.py
                      ├─ NotFinitePolicy  steps that update nothing     not_finite.py
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
+                     │    └─ SpikeWatch     losses far above the last  spikes.py
                      └─ RunEvaluator  during a run and after it         evaluation/
 """

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from penstock.errors import StorageError
 from penstock.storage import atomic_file, read_file
+from penstock.trainers.spikes import SpikeWatch
 
 __all__ = ["FILE", "NOTES", "MetricsLog", "NotFiniteStep", "StepMetrics", "add_note"]
 
@@ -30,6 +31,8 @@ NOTES = "notes.jsonl"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
     """The line of a step in ``metrics.jsonl``.
+
+    That of a loss spike (:mod:`penstock.trainers.spikes`) also has ``spike``, true.
 
     With ``train.evaluate_every`` there are lines of evaluations too: ``step``, ``tokens`` and
     ``evaluation`` (:meth:`penstock.trainers.evaluation.scores.Scores.to_json`).
@@ -96,6 +99,7 @@ class MetricsLog:
     def __init__(self, directory: Path, start: int = 0) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        self._directory = directory
         path = directory / FILE
         kept = [line for line in _read(path) if line["step"] < start]
         # A new file replaces the old one, so that a reader that follows it notices the change.
@@ -108,14 +112,27 @@ class MetricsLog:
         """The line of the last step that was finite."""
         self.not_finite = 0
         """Number of steps that were not."""
+        self.spikes = SpikeWatch()
+        """The losses so far, and the number of spikes."""
         for line, at in _timed(kept):
+            if "loss" in line:
+                self.spikes.follow(line["loss"])
             self._show(line, at)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line of a step or of an evaluation, as :class:`StepMetrics` describes them.
 
-        It is at once in the JSON lines, and within 10 s in TensorBoard's.
+        It is at once in the JSON lines, and within 10 s in TensorBoard's. A loss spike is marked in
+        its line, and is a note.
         """
+        median = self.spikes.follow(line["loss"]) if "loss" in line else None
+        if median is not None:
+            line = {**line, "spike": True}
+            add_note(
+                self._directory,
+                f"step {line['step']}: a loss spike, {line['loss']:.4f} nats per token; the median "
+                f"of the steps before is {median:.4f}",
+            )
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
         self._show(line, time.time())

@@ -90,6 +90,7 @@ def _make(
         facts |= {
             "loss": log.last["loss"],
             **({"not_finite": log.not_finite} if log.not_finite else {}),
+            **({"spikes": log.spikes.count} if log.spikes.count else {}),
             "seconds": round(time.perf_counter() - began, 3),
         }
         spec.check_model()
