@@ -102,16 +102,24 @@ class _Holder:
 
 
 class Lease:
-    """The right to make artefacts in a work directory.
+    """The right to make artefacts in a work directory, or to write an export.
 
     Args:
-        root: The work directory.
+        root: The directory.
         renewal: Seconds between renewals.
         expiry: Seconds without one after which another driver may take over.
+        key: The recipe key, or the option, that names the directory.
     """
 
-    def __init__(self, root: AnyPath, renewal: float = RENEWAL, expiry: float = EXPIRY) -> None:
+    def __init__(
+        self,
+        root: AnyPath,
+        renewal: float = RENEWAL,
+        expiry: float = EXPIRY,
+        key: str = "work",
+    ) -> None:
         self._root = root
+        self._key = key
         self._directory = root / "lease"
         self._renewal = renewal
         self._expiry = expiry
@@ -148,7 +156,7 @@ class Lease:
         if last >= _LAST:
             raise LeaseError(
                 f"no driver has numbered its lease {last}: the highest number is {_LAST}",
-                key="work",
+                key=self._key,
                 file=self._path(last),
                 expected=f"a number below {_LAST}",
                 got=last,
@@ -157,10 +165,10 @@ class Lease:
         if content is not None and not self._over(last, content):
             raise LeaseError(
                 f"in use by {holder or 'a driver of another version of Penstock'}",
-                key="work",
+                key=self._key,
                 file=self._root,
-                fix="wait for that driver, stop it, or give another `work`; the directory may be "
-                f"taken over {self._expiry:.0f} s after the last renewal",
+                fix=f"wait for that driver, stop it, or give another `{self._key}`; the directory "
+                f"may be taken over {self._expiry:.0f} s after the last renewal",
             )
         now = time.time()
         mine = _Holder(
@@ -180,7 +188,7 @@ class Lease:
             if not first and self._last() <= last:
                 raise LeaseError(
                     "is in the way of the next lease, and is no file",
-                    key="work",
+                    key=self._key,
                     file=self._path(last + 1),
                     fix="delete it",
                 )
@@ -190,9 +198,9 @@ class Lease:
         if not first:
             raise LeaseError(
                 "another driver began at the same moment",
-                key="work",
+                key=self._key,
                 file=self._root,
-                fix="wait for it, or give another `work`",
+                fix=f"wait for it, or give another `{self._key}`",
             )
         self._number, self._holder = last + 1, mine
         for number in range(max(1, last - 3), last):  # the last one names the previous holder
@@ -225,7 +233,7 @@ class Lease:
             raise LeaseError(
                 f"taken over by {other or 'a driver of another version of Penstock'} while this "
                 "driver did not renew its lease; this driver published nothing since",
-                key="work",
+                key=self._key,
                 file=self._root,
                 fix="run again when the other driver has finished",
             )
@@ -233,7 +241,7 @@ class Lease:
             raise LeaseError(
                 "the file of this driver's lease was removed or replaced; this driver published "
                 "nothing since",
-                key="work",
+                key=self._key,
                 file=self._path(self._number),
                 fix="run again, and leave the directory of the lease as it is",
             )
@@ -261,6 +269,21 @@ class Lease:
         # An error here must not replace the error that ended the work; the lease expires.
         with contextlib.suppress(Exception):
             self._write(replace(self._holder, released=True))
+        self._holder = None
+
+    def remove(self) -> None:
+        """Give the lease back with its directory, so that none is left; later numbers begin at 1.
+
+        Only where nothing depends on rising numbers, as in a directory that is written once.
+        """
+        if self._holder is None:
+            return
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        with contextlib.suppress(Exception):  # as in `release`
+            self.check()
+            delete(self._directory)
         self._holder = None
 
     def _over(self, number: int, content: bytes) -> bool:
@@ -317,7 +340,7 @@ class Lease:
         if last and found[last] > _LARGEST:
             raise LeaseError(
                 "is no lease of a driver: it is too large",
-                key="work",
+                key=self._key,
                 file=self._path(last),
                 expected=f"at most {_LARGEST} bytes",
                 got=found[last],

@@ -46,7 +46,7 @@
     sample                 documents drawn from any place              sample.py, edge.py
       └─ iter_fates        the fates of all documents, by unit         unit_fates.py
     ls                     the artefacts of a directory or a recipe    listing.py
-    rm --unused            artefacts that no named recipe reaches      unused.py
+    rm --unused            artefacts that no named recipe reaches      unused.py, dependencies.py
     submit, logs           a recipe as a Ray Job, and its log          submit.py, staging.py
       └─ status, stop      jobs of a cluster                           job_states.py,
                                                                        job_server.py, job_logs.py

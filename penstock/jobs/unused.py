@@ -3,8 +3,8 @@
 A recipe reaches the artefacts that its commands look for: those of ``curate`` and of every arm of
 ``compare``, also unfinished ones. With them stay the artefacts that they are made of, by the inputs
 of manifests; what their verdicts are made of (statistics, languages, signatures, components,
-overlaps), so that ``penstock why`` has the values; the tokens of their texts; and runs, evaluations
-and exports that are made of them.
+overlaps), so that ``penstock why`` has the values; the tokens of their texts; runs, evaluations,
+losses of documents and exports that are made of them; and runs that these continue from.
 What cannot be read is kept. Links are never followed nor deleted.
 """
 
@@ -12,31 +12,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from penstock import extras
 from penstock.artefact import Artefact, Entry, Workspace
 from penstock.artefact.journal import JournalEntry, read_journal
 from penstock.display import encodable, numbered
-from penstock.errors import ArtefactError, BudgetError, InputError, UnmadeError
-from penstock.jobs.curate import PartiallyCurated, inspect
+from penstock.errors import ArtefactError, BadInput, BudgetError, InputError, UnmadeError
+from penstock.jobs.curate import Curated, PartiallyCurated, inspect
+from penstock.jobs.dependencies import closure, texts_in
 from penstock.jobs.plan import Plan, plan_arms
 from penstock.lease import Lease
 from penstock.pipeline.cleaning.verdicts import find_evidence
 from penstock.pipeline.pool import Pool, pools_of
 from penstock.pipeline.runner import Runner, open_runner
+from penstock.recipe import Recipe
 from penstock.recipe_file import command_words, load_recipe
 from penstock.storage import AnyPath, delete, kind_of
 
 __all__ = ["SettingsRun", "Unused", "UnusedArtefact", "find_unused", "remove_unused"]
-
-_TOKENS = "tokens"
-
-_OUTCOMES = ("run", "evaluation", "document_losses", "export")
-"""Stages of what is made of shards, kept with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +191,7 @@ def _add(
             except ArtefactError as error:
                 used.add(name)
                 found.notes.append(f"kept, since it cannot be read: {error}")
-    used |= _closure(used, texts, artefacts)
+    used |= closure(used, texts, artefacts)
     uses: dict[str, list[JournalEntry]] = {}
     runs: dict[tuple[str, tuple[str, ...]], set[str]] = {}
     files = {encodable(os.path.abspath(recipe.file)) for recipe in recipes}
@@ -239,7 +238,7 @@ def _keep_runs(
     """
     kept: set[str] = set()
     for (recipe, settings), names in sorted(runs.items()):
-        own = ((names & entries.keys()) | _closure(names, set(), artefacts)) - used
+        own = ((names & entries.keys()) | closure(names, set(), artefacts)) - used
         kept |= own
         if own:
             size = sum(sum(entries[name].sizes.values()) for name in own)
@@ -282,11 +281,13 @@ def _reach(recipe: _RecipePlan, runner: Runner, used: set[str], texts: set[str])
             fix=f"run `penstock curate {words}` first, or leave this recipe out",
         ) from None
     _add_evidence(plan, first.pool, used)
+    used.update(_named_in(plan.recipe))
     texts.add(first.corpus.facts["text"])
     if isinstance(first, PartiallyCurated):
         lacks = first.lacks.on_recipe(words)
         yield f"{words}: not all is made: {lacks}; what was made beyond that counts as unused"
         return
+    plans = [(plan, first)]
     for arm, own in plan_arms(plan.recipe).items():
         planned = own.as_arm(arm.multiple, first.recipe, first.cut.facts["requested"])
         same = planned.recipe.tokenizer == first.recipe.tokenizer
@@ -294,6 +295,51 @@ def _reach(recipe: _RecipePlan, runner: Runner, used: set[str], texts: set[str])
             made = inspect(planned, runner, first.tokenizer if same else None, used)
             _add_evidence(planned, made.pool, used)
             texts.add(made.corpus.facts["text"])
+            if isinstance(made, Curated):
+                plans.append((planned, made))
+    yield from _add_runs(words, plans, runner, used)
+
+
+def _add_runs(
+    words: str, plans: Sequence[tuple[Plan, Curated]], runner: Runner, used: set[str]
+) -> Iterator[str]:
+    """Add the names of the runs of plans, and of those that they continue from.
+
+    Finished runs are found by their shards, too; one that is unfinished has no manifest.
+
+    Yields:
+        A note where a run cannot be named; unfinished runs are then kept.
+    """
+    try:
+        with extras.named("train", "train"):
+            from penstock.jobs.parent_run import with_parent
+            from penstock.jobs.train import run_spec
+            from penstock.trainers.run import resolved
+
+            for plan, curated in plans:
+                workspace = Workspace(plan.work, read_only=True, used=used)
+                train = with_parent(plan, runner).train
+                for spec in resolved([run_spec(train, curated.shards.path, ())], workspace):
+                    workspace.directory("run", spec.fingerprint)
+    except (BadInput, UnmadeError) as error:
+        workspace = Workspace(plans[0][0].work)
+        unfinished = [
+            f"run/{entry.path.name}"
+            for entry in workspace.entries()
+            if entry.stage == "run" and not entry.finished
+        ]
+        used.update(unfinished)
+        if unfinished:
+            yield f"{words}: unfinished runs are kept, since its own cannot be named: {error}"
+
+
+def _named_in(recipe: Recipe) -> Iterator[str]:
+    """Yield the names of artefacts in the texts of a recipe, as ``run: work/run/0123…``."""
+    for text in texts_in(recipe.model_dump(mode="json")):
+        yield from _ARTEFACT.findall(text)
+
+
+_ARTEFACT = re.compile(r"(?:(?<=/)|^)([a-z_]+/[0-9a-f]{16})(?=[/@]|$)")
 
 
 def _add_evidence(plan: Plan, pool: Pool, used: set[str]) -> None:
@@ -301,40 +347,6 @@ def _add_evidence(plan: Plan, pool: Pool, used: set[str]) -> None:
     workspace = Workspace(plan.work, read_only=True, used=used)
     for own in pools_of(pool):
         find_evidence(plan.clean, own.corpus, workspace)
-
-
-def _closure(used: set[str], texts: set[str], artefacts: Mapping[str, Artefact]) -> set[str]:
-    """Return the names of what used artefacts are made of, and of what is kept with them."""
-    by_fingerprint = {one.fingerprint: name for name, one in artefacts.items()}
-    inputs = {name: set(_texts_in(one.manifest["inputs"])) for name, one in artefacts.items()}
-    needs = {
-        name: {by_fingerprint[text] for text in own if text in by_fingerprint}
-        for name, own in inputs.items()
-    }
-    found = {name for name in used if name in artefacts}
-    while True:
-        more = {one for name in found for one in needs[name]}
-        for name, one in artefacts.items():
-            stage = one.manifest["stage"]
-            if stage in _OUTCOMES and any(
-                artefacts[other].manifest["stage"] in ("shards", "run") and other in found
-                for other in needs[name]
-            ):
-                more.add(name)
-            if stage == _TOKENS and inputs[name] & texts and needs[name] & found:
-                more.add(name)
-        if more <= found:
-            return found
-        found |= more
-
-
-def _texts_in(tree: Any) -> Iterator[str]:
-    """Yield all texts in plain data."""
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, (Mapping, list)):
-        for value in tree.values() if isinstance(tree, Mapping) else tree:
-            yield from _texts_in(value)
 
 
 def _is_link(root: AnyPath, entry: Entry) -> bool:

@@ -51,6 +51,7 @@ from penstock.storage.local import (
     open_file,
     remove_empty_directories,
     sync_directory,
+    temporary_target,
     version_of_status,
 )
 from penstock.storage.locks import lock_file
@@ -111,6 +112,7 @@ __all__ = [
     "sizes_under",
     "store_of",
     "sync_directory",
+    "temporary_target",
     "translate_os_errors",
     "version_of_status",
 ]

@@ -38,6 +38,7 @@ __all__ = [
     "open_file",
     "remove_empty_directories",
     "sync_directory",
+    "temporary_target",
     "version_of_status",
 ]
 
@@ -272,7 +273,7 @@ def link_file(source: Path, path: Path) -> bool:
     return True
 
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
 def find_temporaries(path: AnyPath, deep: bool = True) -> list[AnyPath]:
@@ -286,6 +287,17 @@ def find_temporaries(path: AnyPath, deep: bool = True) -> list[AnyPath]:
         return []
     found = (path.rglob if deep else path.glob)(".*.tmp")
     return [file for file in found if _TEMPORARY.fullmatch(file.name)]
+
+
+def temporary_target(name: str) -> str | None:
+    """Return the name of the file that a temporary file becomes; None for other files.
+
+    Args:
+        name: Name relative to any directory, with forward slashes.
+    """
+    directory, slash, last = name.rpartition("/")
+    found = _TEMPORARY.fullmatch(last)
+    return directory + slash + found[1] if found else None
 
 
 def new_file_status(directory: Path) -> os.stat_result:

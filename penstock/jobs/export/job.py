@@ -10,7 +10,15 @@ from typing import Any
 import yaml
 
 import penstock
-from penstock.artefact import FORMAT, Artefact, Draft, FileRecord, Workspace, fingerprint
+from penstock.artefact import (
+    FORMAT,
+    Artefact,
+    Draft,
+    FileRecord,
+    Workspace,
+    canonical,
+    fingerprint,
+)
 from penstock.display import html_table, numbered, text_table
 from penstock.errors import InputError, did_you_mean
 from penstock.jobs.curate import Curated
@@ -29,7 +37,7 @@ from penstock.pipeline.checking import check_sum
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import generations
 from penstock.redaction import mask_addresses, mask_values
-from penstock.storage import atomic_file, sizes_under
+from penstock.storage import atomic_file
 
 __all__ = ["Exported", "export"]
 
@@ -70,7 +78,8 @@ class Exported:
             "format": self.format,
             "documents": facts["documents"],
             "tokens": facts["tokens"],
-            "bytes": sum(sizes_under(self.artefact.path).values()),
+            "bytes": sum(record.bytes for record in self.artefact.files)
+            + len(canonical(self.artefact.manifest)),
         }
 
 
@@ -91,13 +100,15 @@ def export(
             work directory by default.
         runner: Runs the tasks, one for each file.
         progress: Called with a line for each event.
-        overwrite: Whether another export in ``out`` is deleted first; nothing else is.
+        overwrite: Whether another export in ``out`` is deleted first, or the same one where a file
+            of it was changed; nothing else is.
 
     Raises:
         InputError: There is no such format, ``out`` has something else, or there is no ``out`` to
             overwrite.
         ArtefactError: A file that is read, or of the finished export, is missing or was changed.
-        LeaseError: Without ``out``: another driver holds the work directory.
+        LeaseError: Another process exports to ``out``; without ``out``: another driver holds the
+            work directory.
     """
     form = FORMATS.get(to)
     if form is None:
@@ -132,12 +143,7 @@ def export(
         with Workspace.driving(curated.corpus.path.parent.parent) as workspace:
             made = workspace.make(STAGE, VERSION, config, inputs, work)
         return Exported(artefact=made, format=to)
-    destination = Destination(out, overwrite)
     name = fingerprint(STAGE, VERSION, config, inputs)
-    made_before = destination.found(name)
-    if made_before is not None:
-        progress(f"export: {destination.path} is complete: nothing to write")
-        return Exported(artefact=made_before, format=to)
     header = {
         "format": FORMAT,
         "stage": STAGE,
@@ -146,9 +152,14 @@ def export(
         "config": mask_values(config),
         "inputs": inputs,
     }
-    made = work(destination.draft(header))
-    destination.tidy()
-    return Exported(artefact=made, format=to)
+    with Destination(out, overwrite) as destination:
+        made_before = destination.found(name)
+        if made_before is None:
+            made = work(destination.draft(header))
+            destination.tidy()
+            return Exported(artefact=made, format=to)
+    progress(f"export: {destination.path} is complete: nothing to write")
+    return Exported(artefact=made_before, format=to)
 
 
 def _recipe_of(curated: Curated) -> str:
