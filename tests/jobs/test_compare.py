@@ -266,6 +266,12 @@ def test_the_time_is_told_once_from_the_speed_of_a_run() -> None:
     assert followed == [100 * step for step in range(1, 51)]
     assert "at 50 tokens/s" in told[0] and "39,400 tokens of 4 runs" in told[0]
     assert "0:06:34" in told[0]
+    short = TimeEstimate(
+        specs=specs[:1], parallel=1, progress=told.append, follow=lambda spec, line: None
+    )
+    for step in range(1, 101):
+        short(specs[0], {"tokens": 100 * step, "loss": 2.0, "tokens_per_second": 5_000.0})
+    assert len(told) == 1, "nothing is left"
 
 
 def test_the_accounting_names_its_arm_and_seed(

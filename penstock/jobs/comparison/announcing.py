@@ -48,7 +48,10 @@ def describe_runs(recipes: Mapping[Arm, Recipe]) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class TimeEstimate:
-    """Prints once how long the runs of one size take, by the first that has trained a while."""
+    """Prints once how long the runs of one size take, by the first that has trained a while.
+
+    Nothing is printed where less than ten seconds are left.
+    """
 
     specs: Collection[RunSpec]
     parallel: int
@@ -81,6 +84,8 @@ class TimeEstimate:
         left = sum(own.tokens for own in alike) - spent
         at_once = max(1, min(self.parallel, len(alike)))
         duration = timedelta(seconds=round(left / speed / at_once))
+        if duration.total_seconds() < _MEASURED:
+            return
         self.progress(
             f"compare: at {speed:,.0f} tokens/s a run, {left:,} tokens of "
             f"{numbered(len(alike), 'run')} take about {duration} more, without evaluations"
