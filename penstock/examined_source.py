@@ -32,6 +32,8 @@ class ExaminedSource:
     """Of its syntax tree, 64 hex digits."""
     imports: tuple[tuple[str, bool], ...] = ()
     """Names of modules, with true, and false for one that may be another object of a package."""
+    guarded: frozenset[str] = frozenset()
+    """Top-level names that are imported within ``try`` alone: optional packages."""
     calls: tuple[str, ...] = ()
 
 
@@ -45,7 +47,18 @@ def examine(source: bytes, name: str, is_package: bool) -> ExaminedSource:
     package = name if is_package else name.rpartition(".")[0]
     imports = dict.fromkeys(_imports(tree, package))
     calls = sorted({call for node in ast.walk(tree) if (call := _dynamic(node))})
-    return ExaminedSource(_hash_of(tree), tuple(imports), tuple(calls))
+    within = {id(node) for one in ast.walk(tree) if isinstance(one, ast.Try) for node in _body(one)}
+    tops = {True: set[str](), False: set[str]()}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            tops[id(node) in within] |= {name for name, _ in _imports(node, package)}
+    guarded = frozenset(tops[True] - tops[False])
+    return ExaminedSource(_hash_of(tree), tuple(imports), guarded, tuple(calls))
+
+
+def _body(tried: ast.Try) -> Iterator[ast.AST]:
+    for statement in tried.body:
+        yield from ast.walk(statement)
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[tuple[str, bool]]:

@@ -34,6 +34,7 @@ from penstock.own_sources import source_at
 __all__ = [
     "ImportedCode",
     "PluginCode",
+    "absent_packages",
     "code_notes",
     "code_of",
     "describe_code",
@@ -158,6 +159,25 @@ def code_notes(key: str, identity: Mapping[str, Any], kept: bool) -> Iterator[st
             f"{key}: {call}() runs code that is no part of the column's name; when that code "
             "changes, raise `version` of the class, or curate with --rescore"
         )
+
+
+def absent_packages(code: PluginCode) -> list[str]:
+    """Return packages that a plug-in imports, outside of ``try``, and that are not installed.
+
+    Those that are imported at the top of a module are an error when it is imported; these are
+    imported within a function, as far as the source shows it.
+
+    Args:
+        code: The plug-in's.
+    """
+    absent = {name for name, version in code.packages.items() if version == _ABSENT}
+    if not absent:
+        return []
+    wanted = set()
+    for _, _, found in _ImportWalk().modules(code.roots):
+        if found is not None:
+            wanted |= {name for name, _ in found.imports} - found.guarded
+    return sorted(absent & wanted)
 
 
 def hidden_neighbours(code: PluginCode) -> list[tuple[str, Path]]:

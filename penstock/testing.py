@@ -36,6 +36,7 @@ from penstock.pipeline.runner import LocalRunner
 from penstock.plugin_frames import own_traceback
 from penstock.recipe import SelectorSpec
 from penstock.selectors.base import Documents, Fitting, Scorer, Target
+from penstock.selectors.misspelt import misspelt_members
 from penstock.selectors.registry import build
 from penstock.text_hashes import hash_texts
 
@@ -46,9 +47,12 @@ _SEED = 17
 _KEY = "select.mine"
 """Key of the scorer in errors, in whose place its name is put at last."""
 
+_TARGET = 8
+"""Texts that are the target of a scorer that needs one, where none is given."""
+
 _FINITE = (
-    "return finite numbers, and NaN for a document that may not be taken: an infinite score, also "
-    "+inf, counts as none, and the document is never taken"
+    "return finite numbers (float32: up to 3.4e38), and NaN for a document that may not be taken: "
+    "an infinite score, also +inf, counts as none, and the document is never taken"
 )
 
 _TEXTS = (
@@ -84,7 +88,8 @@ def check_scorer(
         use: As in a recipe: ``module:function``, ``module:Class``, or a registered name.
         texts: Documents; by default 64 texts in several scripts, long and short.
         directory: Where the module is, as a recipe's directory.
-        target: Texts of a target, for a scorer that needs one.
+        target: Texts of a target, for a scorer that needs one; the first 8 texts, with a warning,
+            if none is given.
         processes: Whether to start the two processes.
         parameters: Parameters of the scorer.
 
@@ -123,6 +128,17 @@ def _checked(
             key=_KEY, expected="a scorer that reads the document alone", got=repr(use)
         )
     documents = _documents(list(texts or [f"{text} {n}" for n in range(8) for text in _TEXTS]))
+    for name, member in misspelt_members(selector):
+        warnings.warn(
+            f"{use}: {name} is no member of a scorer; is it meant for {member}?", stacklevel=3
+        )
+    if needs.target and not target:
+        target = documents.column("text").slice(0, _TARGET).to_pylist()
+        warnings.warn(
+            f"{use} needs a target: without target=[...] it is the first {len(target)} of the "
+            "texts",
+            stacklevel=3,
+        )
     check_sendable(_KEY, selector)
     unfitted = copy.deepcopy(selector)
     check_facts(_KEY, call_plugin(_KEY, None, selector.fit, _fitting(documents, target)))

@@ -21,7 +21,7 @@ from penstock.jobs.plan import TrainSettings
 from penstock.jobs.sample import Sample, sample_documents
 from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.edits import Edit
-from penstock.plugin_code import PluginCode, code_notes, code_of, describe_code
+from penstock.plugin_code import PluginCode, absent_packages, code_notes, code_of, describe_code
 from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec, Train
 from penstock.selectors.functions import FunctionScorer
 from penstock.selectors.registry import build, build_rewriter, built_in
@@ -289,6 +289,12 @@ def test_a_module_named_as_one_of_pythons_counts_by_its_file(project: Path, firs
         del sys.modules["wave"]
         if before is not None:
             sys.modules["wave"] = before
+
+
+def test_a_package_that_is_imported_in_a_function_and_absent_is_named(project: Path) -> None:
+    """But not ``code_optional``, which is imported within ``try``."""
+    (project / "code_helper.py").write_text("factor = 2\ndef f(): import code_absent.deep\n")
+    assert absent_packages(FunctionScorer("code_scorer:score", [project]).code) == ["code_absent"]
 
 
 def test_dynamic_imports_are_named(project: Path) -> None:

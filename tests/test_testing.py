@@ -17,6 +17,7 @@ from penstock.testing import check_scorer
 SCORERS = """
 import itertools, os, threading
 from penstock import PlainScorer
+from penstock.selectors.base import Requirements
 calls = itertools.count()
 
 def length(texts): return [float(len(text)) for text in texts]
@@ -62,12 +63,24 @@ class Unpicklable:
 class Empty(PlainScorer):
     pass
 
+class Misspelt(PlainScorer):
+    def fitt(self, fitting): ...
+    def save(self, directory): ...
+    def load(self, directory): ...
+    def scored(self): ...
+    def score(self, documents): return [len(t) for t in documents["text"].to_pylist()]
+
+def large(texts): return [10.0 ** (30 + len(text) % 20) for text in texts]
+
 class Targeted:
     def fit(self, fitting): self.words = {w for one in fitting.target for w in one.text.split()}
     def save(self, directory): (directory / "words").write_text(" ".join(sorted(self.words)))
     def load(self, directory): self.words = set((directory / "words").read_text().split())
     def score(self, documents):
         return [len(self.words & set(t.split())) for t in documents["text"].to_pylist()]
+
+class Needing(Targeted):
+    requirements = Requirements(target=True)
 """
 
 
@@ -181,3 +194,22 @@ def test_a_selector_of_more_than_documents_is_refused(use: str) -> None:
     with pytest.raises(SelectorError) as caught:
         check_scorer(use, **others)
     assert caught.value.expected == "a scorer that reads the document alone"
+
+
+def test_a_misspelt_member_is_a_warning(beside: Path) -> None:
+    with pytest.warns(UserWarning, match="fitt .* fit") as found:
+        check_scorer("checked:Misspelt", directory=beside, processes=False)
+    assert len(found) == 1
+
+
+def test_a_target_that_is_needed_and_not_given_is_named(beside: Path) -> None:
+    texts = [f"w{n}" for n in range(20)]
+    with pytest.warns(UserWarning, match="first 8 of the texts"):
+        scores = check_scorer("checked:Needing", texts, directory=beside, processes=False)
+    assert scores.tolist() == [1.0] * 8 + [0.0] * 12
+
+
+def test_a_finite_number_beyond_float32_is_refused_with_the_limits(beside: Path) -> None:
+    with pytest.raises(ScoringError) as caught:
+        check_scorer("checked:large", directory=beside, processes=False)
+    assert "3.4e38" in str(caught.value.fix) and caught.value.got is not None

@@ -287,7 +287,7 @@ def _described(
         notes.append("no document has a score, so that none can be taken")
     if infinite := int(np.isinf(scores).sum()):
         noun = numbered(infinite, "document has", "documents have")
-        notes.append(f"{noun} an infinite score, which counts as none: return finite numbers")
+        notes.append(f"{noun} an infinite score, which counts as none: return finite float32")
     counts, edges = np.histogram(own, _BINS) if len(own) else (np.empty(0), np.empty(0))
     order = np.flatnonzero(finite)[np.argsort(own, kind="stable")]
 

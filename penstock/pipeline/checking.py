@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+from bdb import BdbQuit
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ def call_plugin(
     """
     try:
         return function(*arguments)
+    except BdbQuit:  # ``q`` in the debugger
+        raise KeyboardInterrupt from None
     except PenstockError as error:
         placed = copy.copy(error).under(key)  # a plug-in may raise one object again and again
         placed.file = ": ".join(part for part in (at, error.file) if part) or None

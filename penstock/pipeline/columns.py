@@ -131,7 +131,7 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
             models.progress(f"{name}: {noun} no score and cannot be taken")
         if infinite := artefact.facts.get("infinite"):
             noun = numbered(infinite, "document has", "documents have")
-            models.progress(f"{name}: {noun} an infinite score, which counts as none")
+            models.progress(f"{name}: {noun} an infinite score (as float32), which counts as none")
     return {column.name: finished[column.name] for column in columns}
 
 

@@ -7,6 +7,7 @@
                     BuiltInSetSelector
     adapter         completes plug-ins that have a part of a protocol
     functions       a plain function as a scorer or reweighter; imports of modules beside a recipe
+    misspelt        members of a user's class that nearly have the name of one that it lacks
     influence       the words of a document that weigh most in a score
     parameters      declared parameters: validation, identity, documentation
     plain           base class of a scorer of one's own

@@ -23,6 +23,7 @@ parameters, of which ``paths`` count by the contents of the files.
 from __future__ import annotations
 
 import inspect
+from bdb import BdbQuit
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -338,6 +339,8 @@ class _AdaptedSelector:
             return getattr(self.plug, method, _nothing)(given)
         except PenstockError:
             raise
+        except BdbQuit:  # ``q`` in the debugger
+            raise KeyboardInterrupt from None
         except (Exception, SystemExit) as error:  # it is a user's code
             name = f"{type(self.plug).__module__}:{type(self.plug).__qualname__}"
             raise ScoringError(

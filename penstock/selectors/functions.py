@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+from bdb import BdbQuit
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
@@ -34,7 +35,13 @@ from penstock.plugin_frames import describe_error, fix_of_error
 from penstock.selectors.base import Documents, Fitting, Requirements
 from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
 
-__all__ = ["FunctionReweighter", "FunctionScorer", "PluggedFunction", "load_object", "no_number"]
+__all__ = [
+    "FunctionReweighter",
+    "FunctionScorer",
+    "PluggedFunction",
+    "load_object",
+    "no_number",
+]
 
 _EXPECTED = "package.module:function with def score(texts: list[str]) -> Sequence[float]"
 
@@ -88,6 +95,8 @@ class PluggedFunction:
         """
         try:
             return self.function(given, **self.parameters)
+        except BdbQuit:  # ``q`` in the debugger
+            raise KeyboardInterrupt from None
         except (Exception, SystemExit) as error:  # it is a plug-in's code
             raise ScoringError(
                 f"{self.use} raised {describe_error(error)}", fix=fix_of_error(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import penstock
@@ -11,6 +12,7 @@ from penstock.errors import ScoringError, SelectorError
 from penstock.jobs.checking.check import check_recipe
 from penstock.jobs.plan import Plan
 from penstock.jobs.score import score
+from penstock.pipeline.cleaning.function_rule import FunctionRule
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import load_recipe
 from penstock.testing import check_scorer
@@ -67,6 +69,9 @@ class Edits:
     def identity(self): return {}
     def edit(self, texts): return texts
 """
+
+
+CLASS = "class Quits:\n    def score(self, documents): raise BdbQuit"
 
 
 @pytest.fixture
@@ -131,6 +136,46 @@ def test_what_a_fit_reports_is_json(project: Path, name: str, member: str) -> No
     with pytest.raises(ScoringError) as checked:
         check_scorer(f"required:{name}", directory=project, processes=False)
     assert checked.value.got == caught.value.got
+
+
+def test_check_warns_of_what_the_source_shows(project: Path) -> None:
+    source = "class Odd:\n    def fitt(self, fitting): import required_absent\n"
+    source += "    def score(self, documents): return []\n"
+    (project / "odd.py").write_text(source)
+    found = check_recipe(project / "recipe.yaml", ["select.mine.use=odd:Odd"])
+    warned = [
+        (one.kind, list(one.names)) for one in found.findings if "select.mine" in str(one.key)
+    ]
+    assert warned == [("missing_library", []), ("misspelt_member", ["fit"])]
+    assert not found.errors
+
+
+@pytest.mark.parametrize("source", ["def score(texts): raise BdbQuit", CLASS])
+def test_the_end_of_a_debugger_is_an_interrupt(project: Path, source: str) -> None:
+    name = "score" if source.startswith("def") else "Quits"
+    (project / "quits.py").write_text(f"from bdb import BdbQuit\n{source}\n")
+    recipe = load_recipe(project / "recipe.yaml", [f"select.mine.use=quits:{name}"])
+    with pytest.raises(KeyboardInterrupt):
+        score(Plan.of(recipe), "mine", LocalRunner(1))
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        ("[0.5] * len(texts)", "0.5, a float, for text 0"),
+        ("[True]", "1"),
+        ("[True] + ['no'] * (len(texts) - 1)", "'no', a str, for text 1"),
+        ("None", "a NoneType"),
+    ],
+)
+def test_what_a_rule_returns_is_described_in_words_of_python(
+    project: Path, returned: str, got: str
+) -> None:
+    (project / "returns.py").write_text(f"def drop(texts): return {returned}\n")
+    rule = FunctionRule("own", {"use": "returns:drop"}, [project])
+    with pytest.raises(ScoringError) as caught:
+        rule.compute(pa.array(["a", "b", "c"], pa.large_string()))
+    assert (caught.value.key, caught.value.got) == ("clean.rules.own", got)
 
 
 def test_facts_may_have_the_names_of_fields_of_records(project: Path) -> None:

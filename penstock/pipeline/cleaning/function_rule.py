@@ -85,6 +85,19 @@ class FunctionRule:
             raise ScoringError(
                 key=key,
                 expected=f"{len(texts)} truth values, one for each text",
-                got=f"{drops.dtype} of shape {drops.shape}",
+                got=_described(returned),
+                fix="return True or False for each text, as by bool(x)",
             )
         return pa.record_batch({"drops": pa.array(drops.astype(bool), pa.bool_())})
+
+
+def _described(returned: Any) -> str:
+    """Describe what is no list of truth values, in words of Python."""
+    try:
+        values = list(returned)
+    except TypeError:
+        return f"a {type(returned).__name__}"
+    for position, value in enumerate(values):
+        if not isinstance(value, (bool, np.bool_)):
+            return f"{value!r:.80}, a {type(value).__name__}, for text {position}"
+    return f"{len(values)}"
