@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ExaminedSource", "examine", "with_parents"]
+__all__ = ["ExaminedSource", "defined_names", "examine", "with_parents"]
 
 _CALLED = frozenset({"__import__", "eval", "exec", "import_module", "run_module", "run_path"})
 """Functions that run code of a name or text, called by their own name."""
@@ -54,6 +54,16 @@ def examine(source: bytes, name: str, is_package: bool) -> ExaminedSource:
             tops[id(node) in within] |= {name for name, _ in _imports(node, package)}
     guarded = frozenset(tops[True] - tops[False])
     return ExaminedSource(_hash_of(tree), tuple(imports), guarded, tuple(calls))
+
+
+def defined_names(source: bytes) -> list[str]:
+    """Return the functions and classes of a module, in their order; none if it is no Python."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return []
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return [one.name for one in tree.body if isinstance(one, kinds) and one.name[0] != "_"]
 
 
 def _body(tried: ast.Try) -> Iterator[ast.AST]:

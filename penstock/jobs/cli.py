@@ -309,12 +309,18 @@ def selectors(name: str | None, console: Console) -> None:
     import inspect
     from dataclasses import asdict
 
+    from penstock.examined_source import defined_names
+    from penstock.opening import read_plain
     from penstock.selectors.registry import available, own_plug_in
 
     known = [own_plug_in(name, [Path.cwd()])] if name and ":" in name else available()
     rows = [asdict(item) for item in known if name in (None, item.name)]
     if not rows:
         names = [item.name for item in known]
+        file = Path(str(name)).with_suffix(".py")
+        if file.is_file() and (own := defined_names(read_plain(file))):
+            listed = ", ".join(f"{file.stem}:{one}" for one in own[:5])
+            raise SelectorError(f"{name}: no such selector", fix=f"{file} has {listed}")
         raise SelectorError(f"{name}: no such selector{did_you_mean(str(name), names)}")
     for row in rows:
         row["parameters"] = {

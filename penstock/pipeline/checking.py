@@ -73,11 +73,19 @@ def call_plugin(
         raise placed from error.__cause__
     except (Exception, SystemExit) as error:
         raise ScoringError(
-            f"the plug-in raised {describe_error(error)}",
+            f"{_name_of(function)} raised {describe_error(error)}",
             key=key,
             file=at,
             fix=fix_of_error(error),
         ) from error
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Return ``module:Class`` of a method of a user's class."""
+    kind = type(getattr(function, "__self__", None))
+    if kind.__module__.startswith("penstock.") or kind.__module__ == "builtins":
+        return "the plug-in"
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def call_on_documents(

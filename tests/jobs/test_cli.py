@@ -112,6 +112,9 @@ def test_the_selectors_are_listed_with_their_papers(project: Path) -> None:
     function = penstock(project, "selectors", "told_own:score").stdout
     assert function.count("Score by length.") == 1 and "least (int): 50" in function
     wrong = penstock(project, "selectors", "kqm")
+    for name in ("told_own", "told_own.py"):
+        listed = penstock(project, "selectors", name)
+        assert listed.returncode == 2 and "told_own:Lin, told_own:score" in listed.stderr
     assert wrong.returncode == 2 and "kqm: no such selector; did you mean 'kmq'?" in wrong.stderr
 
 

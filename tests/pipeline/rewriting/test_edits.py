@@ -175,8 +175,9 @@ def test_errors_of_a_users_editor_are_named(
     with pytest.raises(ScoringError) as error:
         rewritten(edit(Editor(wrong)), corpus, space)
     assert error.value.key == "rewrite.mask"
-    named = "document d0" if got == "ZeroDivisionError" else "of unit-"
-    assert named in str(error.value.file)
+    named = "document d0" if got == "ZeroDivisionError" else "documents d0000 to d0"
+    assert str(error.value.file).startswith(named)
+    assert (f"{__name__}:Editor" in error.value.problem) == (got == "ZeroDivisionError")
     assert got in f"{error.value.problem} {error.value.got}"
 
 
