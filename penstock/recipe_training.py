@@ -312,6 +312,9 @@ class Train(Model):
         shaped,
     ] = "rex"
     """The fall of the learning rate after the warm-up, by tokens."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``muon`` (Jordan et al. 2024) updates the matrices of the layers, AdamW all else, both with
+    ``lr`` and ``weight_decay``; under ``backend: torch``."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.1, ge=0)
     clip: float = Field(default=1.0, gt=0)

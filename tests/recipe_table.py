@@ -43,7 +43,7 @@ _MEANINGS = {
     "train.lr": "The highest learning rate.",
     "train.min_lr": "The learning rate at the end.",
     "train.betas": "Of AdamW.",
-    "train.weight_decay": "Of AdamW.",
+    "train.weight_decay": "Of AdamW and of Muon.",
     "train.clip": "The largest norm of a gradient.",
     "train.workers": "Processes that train together.",
     "train.checkpoint": "When a run is saved; `false`: never.",

@@ -172,8 +172,9 @@ class RunSpec:
         dtype = backend.resolve_dtype(self.train, gpus=self.train.device == "gpu")
         if dtype != "float32":
             train["dtype"] = dtype
-        if train["backend"] == Train.model_fields["backend"].default:
-            del train["backend"]  # runs from before there was a choice keep their names
+        for key in ("backend", "optimizer"):
+            if train[key] == Train.model_fields[key].default:
+                del train[key]  # runs from before there was a choice keep their names
         reweighter = {"reweighter": self.reweighter.identity} if self.reweighter else {}
         assert (self.parent is None) == (self.train.continue_from is None), "it is not resolved"
         parent = self.parent

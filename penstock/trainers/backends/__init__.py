@@ -7,6 +7,7 @@
     dtypes.py             train.dtype: bf16 or float32
     deepspeed/            DeepSpeed, every ZeRO stage, float32 and bfloat16
     torch.py              plain PyTorch: one process, or data parallel
+    muon.py               train.optimizer: muon, which plain PyTorch has
 
 A back end is one module (or folder) that is a :class:`~base.BackendModule`, and one line below.
 """

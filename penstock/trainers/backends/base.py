@@ -34,7 +34,8 @@ class CanonicalState:
     """Steps that the optimiser has taken."""
     read: Callable[[str, str], torch.Tensor]
     """``read(name, kind)``: a float32 tensor of the parameter's shape, on the CPU. ``name`` is of
-    the model's ``named_parameters``, ``kind`` is ``weight`` or one of :data:`MOMENTS`."""
+    the model's ``named_parameters``, ``kind`` is ``weight`` or one of :data:`MOMENTS`; of a matrix
+    that Muon updates there is :data:`.muon.MOMENTUM` instead of these."""
 
 
 class Backend(Protocol):

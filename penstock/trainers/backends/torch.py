@@ -31,6 +31,7 @@ from penstock.trainers.backends.base import (
     restore_adamw,
 )
 from penstock.trainers.backends.dtypes import Dtype, default_dtype
+from penstock.trainers.backends.muon import MOMENTUM, layer_matrices, muon, restore_muon
 from penstock.trainers.checkpoints.verified import VerifiedFiles
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
@@ -48,14 +49,16 @@ __all__ = [
 
 FILE = "torch/state.safetensors"
 """In a checkpoint: ``weight.NAME``, ``exp_avg.NAME`` and ``exp_avg_sq.NAME`` in float32, and
-``step``, () int64."""
+``step``, () int64. Of a matrix that Muon updates ``momentum_buffer.NAME`` instead of the moments.
+"""
 
 BUCKET = 2**23
 """Numbers that are summed over workers at a time: 32 MB."""
 
 
 class Torch:
-    """A :class:`~penstock.trainers.backends.base.Backend` with AdamW only, without DeepSpeed."""
+    """A :class:`~penstock.trainers.backends.base.Backend` with AdamW, and Muon if the recipe says
+    so, without DeepSpeed."""
 
     def __init__(self, model: LanguageModel, train: Train, group: Group, *, bf16: bool) -> None:
         self._group = group
@@ -67,7 +70,15 @@ class Torch:
             self._masters = [torch.nn.Parameter(p.detach().clone()) for p in self._masters]
             model.to(torch.bfloat16)
         self._weights = list(model.parameters())
-        self._optimizer = adamw(self._masters, train)
+        matrices = layer_matrices(model) if train.optimizer == "muon" else set()
+        named = list(zip(self._names, self._masters))
+        self._matrices = [(name, own) for name, own in named if name in matrices]
+        self._others = [(name, own) for name, own in named if name not in matrices]
+        self._adamw = adamw([own for _, own in self._others], train)
+        self._optimizers = [self._adamw]
+        if self._matrices:
+            self._muon = muon([own for _, own in self._matrices], train)
+            self._optimizers.append(self._muon)
         model.train()
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
@@ -94,13 +105,15 @@ class Torch:
 
     @torch.no_grad()
     def step(self, rate: float) -> float:
-        for group in self._optimizer.param_groups:
+        for group in [group for one in self._optimizers for group in one.param_groups]:
             group["lr"] = rate
         norm = float(torch.nn.utils.clip_grad_norm_(self._masters, self._clip))
         if math.isfinite(norm):
-            self._optimizer.step()
+            for optimizer in self._optimizers:
+                optimizer.step()
             self._copy_masters()
-        self._optimizer.zero_grad()
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
         return norm if math.isfinite(norm) else math.inf
 
     def gathered(self) -> contextlib.AbstractContextManager[None]:
@@ -111,13 +124,16 @@ class Torch:
             return []
         from safetensors.torch import save_file
 
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         step = 0
-        for name, master in zip(self._names, self._masters):
-            state = self._optimizer.state[master]
+        for name, master in self._others:
+            state = self._adamw.state[master]
             step = int(state["step"])
-            tensors[f"weight.{name}"] = master.detach().cpu()
             tensors |= {f"{kind}.{name}": state[kind].cpu() for kind in MOMENTS}
+        for name, master in self._matrices:
+            tensors[f"{MOMENTUM}.{name}"] = self._muon.state[master][MOMENTUM].cpu()
+        for name, master in zip(self._names, self._masters):
+            tensors[f"weight.{name}"] = master.detach().cpu()
         (directory / FILE).parent.mkdir()
         save_file({**tensors, "step": torch.tensor(step)}, directory / FILE)
         return [FILE]
@@ -127,11 +143,14 @@ class Torch:
 
     @torch.no_grad()
     def restore(self, state: CanonicalState) -> None:
-        restore_adamw(self._optimizer, zip(self._names, self._masters), state)
+        restore_adamw(self._adamw, self._others, state)
+        if self._matrices:
+            restore_muon(self._muon, self._matrices, state)
         self._copy_masters()
 
     def close(self) -> None:
-        self._optimizer.state.clear()
+        for optimizer in self._optimizers:
+            optimizer.state.clear()
 
     def _copy_masters(self) -> None:
         for weight, master in zip(self._weights, self._masters):
@@ -140,11 +159,19 @@ class Torch:
 
 
 def check(train: Train) -> None:
-    """Refuse the settings of another back end.
+    """Refuse the settings of another back end, and an optimiser that this PyTorch lacks.
 
     Raises:
-        RecipeError: ``train.deepspeed`` has a key.
+        RecipeError: ``train.deepspeed`` has a key, or PyTorch is too old for Muon.
     """
+    if train.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        raise RecipeError(
+            f"PyTorch {torch.__version__} has no Muon",
+            key="train.optimizer",
+            expected="PyTorch 2.9 or newer",
+            got=train.optimizer,
+            fix="upgrade torch, or write `train.optimizer: adamw`",
+        )
     if train.deepspeed:
         raise RecipeError(
             "has no effect under `train.backend: torch`",

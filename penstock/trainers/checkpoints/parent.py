@@ -107,12 +107,24 @@ def fitting(state: CanonicalState, shapes: Mapping[str, torch.Size], where: str)
         except PenstockError:
             raise
         except Exception as error:  # each back end has its own for a name that is not there
+            if kind != "weight":  # the weight itself was there
+                raise _other_optimizer(name, kind, where) from error
             raise _other_model(name, shapes[name], "no such weight", where) from error
         if found.shape != shapes[name]:
             raise _other_model(name, shapes[name], tuple(found.shape), where)
         return found
 
     return CanonicalState(step=state.step, read=read)
+
+
+def _other_optimizer(name: str, kind: str, where: str) -> TrainingError:
+    return TrainingError(
+        f"the run to continue from kept no {kind} of {name}",
+        key="train.optimizer",
+        file=where,
+        expected="the optimizer of that run",
+        fix="take train.optimizer of that run's recipe",
+    )
 
 
 def _other_model(name: str, shape: torch.Size, got: object, where: str) -> TrainingError:

@@ -111,6 +111,14 @@ def check(train: Train) -> None:
         RecipeError: Names key, value and fix.
     """
     overrides = train.deepspeed
+    if train.optimizer != "adamw":
+        raise RecipeError(
+            "this back end has AdamW alone",
+            key="train.optimizer",
+            expected="adamw",
+            got=train.optimizer,
+            fix="write `train.backend: torch`",
+        )
     for name, value in overrides.items():
         key = f"train.deepspeed.{name}"
         if name in OWNED:
