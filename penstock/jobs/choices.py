@@ -172,7 +172,7 @@ def _where(curated: Curated, own: Placed) -> str:
     where = f"{by} it is {own.place:,} of {own.documents:,}"
     if 0 < own.equal_taken < own.equal:
         tie = f"{own.equal_taken:,} of the {own.equal:,} documents of its score {own.score:.6g}"
-        return f"{where}, and {tie} were taken, in the order of a hash of their ids"
+        return f"{where}, and {tie} were taken, in the order of a hash of seed, id and text"
     return f"{where} ({own.score:.6g}; the lowest that was taken is {own.lowest:.6g})"
 
 

@@ -1,7 +1,7 @@
 """Warn of columns that look like a selection and are none.
 
-Where nearly all scores are equal, a hash of the ids decides among them: a draw at random. Where
-scores follow the lengths of the texts, the cut takes the shortest or the longest documents,
+Where nearly all scores are equal, a hash of ids and texts decides among them: a draw at random.
+Where scores follow the lengths of the texts, the cut takes the shortest or the longest documents,
 whatever the selector is meant to find.
 """
 
@@ -86,6 +86,6 @@ def length_columns(pool: Pool, columns: Mapping[str, Artefact]) -> Iterator[str]
 def describe_constant(share: float, score: float) -> str:
     """Describe that a share of the scores are equal."""
     return (
-        f"{share:.0%} of the scores are {score:.6g}: among equal scores a hash of the id decides, "
-        "which is a draw at random"
+        f"{share:.0%} of the scores are {score:.6g}: among equal scores a hash of seed, id and "
+        "text decides, which is a draw at random"
     )

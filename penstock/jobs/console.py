@@ -239,7 +239,7 @@ class Console:
                 why = f" ({because})" if because else ""
                 self.write(f"  score in {name}: none, so it is never taken{why}")
             else:
-                above = f"higher than {own['quantile']:.1%} of the documents"
+                above = f"higher than {own['quantile']:.1%} of the documents with a score"
                 self.write(f"  score in {name}: {own['score']:.6g}, {above}")
             if "equal" in own:
                 self.write(f"    {describe_constant(own['equal'], own['score'])}")

@@ -65,7 +65,7 @@ def diff(console: Console, a: str, b: str, settings: tuple[str, ...], limit: int
 @click.option("--near-cut", is_flag=True, help="Those just above and just below the cut.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another draw.")
 def sample(recipe: Recipe, console: Console, count: int, **wanted: Any) -> None:
-    """Print documents with what happened to them, drawn by a hash of their ids.
+    """Print documents with what happened to them, drawn by a hash of their ids and texts.
 
     With --json each document is a line, with its whole text.
     """

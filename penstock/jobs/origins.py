@@ -20,19 +20,22 @@ from typing import Any, NamedTuple
 from penstock.artefact import Artefact, FileRecord, Workspace, canonical
 from penstock.display import numbered
 from penstock.errors import InputError, PenstockError
-from penstock.pipeline.reading.finding import find_inputs
+from penstock.pipeline.reading.finding import files_of_other_keys, find_inputs
 from penstock.pipeline.reading.inputs import Input, hash_inputs, stored_hashes, with_hub_hash
 from penstock.pipeline.reading.left_out import listed
 from penstock.pipeline.reading.readers import AS_TEXT, KINDS, place_in, reader_of
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe
-from penstock.storage import is_uri
+from penstock.storage import is_uri, real_path
 
 __all__ = ["PLACE", "Origins", "RecordPlaces", "part_of"]
 
 PLACE = re.compile(r"(?P<noun>\w+) (?P<line>[0-9]+)")
 """The place of a bad record: ``line 17``, or ``line 17 after byte 4,096``."""
+
+_QUOTING = ("csv", "tsv")
+"""Endings of files in which a record may have several lines."""
 
 
 class RecordPlaces(NamedTuple):
@@ -158,12 +161,13 @@ class Origins:
         paths = {str(item.path) for item in self._files_named(name)}
         return self.inputs_at(paths.pop()) if len(paths) == 1 else []
 
-    def no_line(self, numbers: Sequence[int], line: int) -> InputError:
+    def no_line(self, numbers: Sequence[int], line: int, before: int | None = None) -> InputError:
         """Explain why no document is of a line of inputs.
 
         Args:
             numbers: The inputs, all of one file.
             line: The line, row or record, from 1.
+            before: The line of the last record that begins before it; None if there is none.
         """
         number = numbers[0]
         lines = sum(
@@ -182,6 +186,13 @@ class Origins:
                 got=f"{noun} {line:,}",
                 fix="give a position from 1 to the last, or the id of a document",
             )
+        if item.path.name.partition(".")[2].startswith(_QUOTING) and before is not None:
+            return InputError(
+                f"no record begins at {noun} {line:,}: it lies in a quoted field of the record at "
+                f"{noun} {before:,}, or is empty",
+                file=self.file(number),
+                fix=f"give :{before} for that record, or the id of a document",
+            )
         return InputError(
             f"no document was read from {noun} {line:,}, such as an empty line",
             file=self.file(number),
@@ -195,7 +206,12 @@ class Origins:
             name: As ``penstock why`` was given it, with or without a line.
         """
         path, _, line = name.rpartition(":")
-        path = path if path and line.isdecimal() else name
+        with_line = bool(path) and line.isdecimal()
+        path = path if with_line else name
+        if with_line and not int(line) and (self.inputs_at(path) or self._files_named(path)):
+            return InputError(
+                "positions in a file count from 1", file=path, got=name, fix=f"give {path}:1"
+            )
         if same := sorted({item.name for item in self._files_named(path)}):
             return InputError(
                 f"{numbered(len(same), 'input file')} {'has' if len(same) == 1 else 'have'} this "
@@ -204,8 +220,12 @@ class Origins:
                 fix="give it with its directory, and a line or row as PATH:17, or the id of one of "
                 "its documents",
             )
-        here = self._recipe.resolve(path)
-        for own in (Path(path), here):
+        missing = with_line and not is_uri(path) and reader_of(Path(path)) is not None
+        return self._unread_file(path, missing and not self.inputs_at(path))
+
+    def _unread_file(self, path: str, missing: bool) -> InputError | None:
+        """Explain why a file is not read; if ``missing``, that there is none."""
+        for own in (Path(path), self._recipe.resolve(path)):
             if is_uri(path) or not isinstance(own, Path) or not os.path.isfile(own):
                 continue
             if reader_of(own) is None and not any(one.format for one in self._recipe.corpus):
@@ -217,13 +237,39 @@ class Origins:
                 )
             if self._is_found(own):
                 return None
+            return self._not_taken(own)
+        if missing:
             return InputError(
-                "this file is not read",
-                file=own,
-                got="a file that no item of `corpus` takes, by its path or pattern",
-                fix="add it to `corpus`; names that begin with . or _ have to be written out",
+                "no such file, and no document of the corpus has this id",
+                file=path,
+                fix="paths are relative to the recipe or to the current directory",
             )
         return None
+
+    def _not_taken(self, file: Path) -> InputError:
+        """Explain why no item of ``corpus`` takes a file that can be read."""
+        key = files_of_other_keys(self._recipe).get(real_path(file))
+        if key is not None:
+            return InputError(
+                f"this file is not of the corpus: `{key}` names it",
+                file=file,
+                fix="`why` finds documents of the corpus",
+            )
+        root = os.path.abspath(self._recipe.directory)
+        names = Path(os.path.relpath(os.path.abspath(file), root)).parts
+        if any(name[0] in "._" and name != ".." for name in names):
+            return InputError(
+                "this file is not read: it has a hidden name, or is in a directory with one",
+                file=file,
+                expected="no name that begins with . or _",
+                fix="write it out in `corpus`, or name it differently",
+            )
+        return InputError(
+            "this file is not read",
+            file=file,
+            got="a file that no item of `corpus` takes, by its path or pattern",
+            fix="add it to `corpus`",
+        )
 
     def _files_named(self, name: str) -> list[Input]:
         found = self._inputs.values()

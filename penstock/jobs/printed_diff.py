@@ -89,5 +89,5 @@ def _fate(fate: Mapping[str, Any]) -> Iterator[str]:
     for name, score in fate.get("scores", {}).items():
         yield f"no score in {name}" if score is None else f"{name} {score:.6g}"
     if "lowest" in fate:
-        tie = ", a tie: a hash of the ids decides" if fate.get("tie") else ""
+        tie = ", a tie: a hash of seed, id and text decides" if fate.get("tie") else ""
         yield f"lowest that is taken {fate['lowest']:.6g}{tie}"

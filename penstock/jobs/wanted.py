@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +76,8 @@ class Wanted:
         return origins.line_of(part_of(file), bad["input"], int(place["line"])) == self.line
 
 
-def readings_of(name: str, origins: Origins) -> list[Wanted]:
-    """Return what a name may mean, the likeliest first.
+def readings_of(name: str, origins: Origins) -> Iterator[Wanted]:
+    """Yield what a name may mean, the likeliest first.
 
     That is an id; an id with controls as they are printed (``\\x1b``); the path of a file that is
     one document; or PATH:LINE, a line or row of a file, also by the name without its directory if
@@ -86,12 +86,11 @@ def readings_of(name: str, origins: Origins) -> list[Wanted]:
     Raises:
         InputError: It is the path of an input with more than one document.
     """
-    found = [Wanted(column="id", values=[name])]
+    yield Wanted(column="id", values=[name])
     if (meant := unescaped(name)) != name:
-        found.append(Wanted(column="id", values=[meant]))
+        yield Wanted(column="id", values=[meant])
     at = _AT_LINE.fullmatch(name)
     if at and (numbers := origins.inputs_at(at["path"]) or origins.inputs_named(at["path"])):
-        found.append(Wanted(column="input", values=numbers, line=int(at["line"])))
+        yield Wanted(column="input", values=numbers, line=int(at["line"]))
     elif numbers := origins.documents_in(name):
-        found.append(Wanted(column="input", values=numbers))
-    return found
+        yield Wanted(column="input", values=numbers)

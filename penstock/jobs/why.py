@@ -36,11 +36,12 @@ __all__ = ["fates_of", "fates_with"]
 def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, Any]]:
     """Return an entry for each record with an id: its fate, scores, rank and sequences.
 
-    Where no record has the id, the name may be one with controls as they are printed (``\\x1b``),
-    the path of a file that is one document, or PATH:LINE. ``rewritten`` has the names of the
-    rewriters that changed a document's text, and ``before`` the ``text`` that was read, with its
-    ``bytes``; the rest of its entry is of the text that they made. A rewriter sees documents that
-    are kept alone, so that the text before passed the rules.
+    Where no record has the id, it may be one with controls as they are printed (``\\x1b``). It may
+    also be the path of a file that is one document, or PATH:LINE: where a record has it as its id,
+    too, both are returned. ``rewritten`` has the names of the rewriters that changed a document's
+    text, and ``before`` the ``text`` that was read, with its ``bytes``; the rest of its entry is of
+    the text that they made. A rewriter sees documents that are kept alone, so that the text before
+    passed the rules.
 
     Where the cut is not made yet, the fate of a document that was not dropped is ``kept``. With the
     fields of :mod:`penstock.pipeline.cleaning.explaining`, ``rules`` has the value and threshold of
@@ -52,11 +53,19 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
             and of a line behind the last one, how many lines the file has.
     """
     origins = Origins(generations(curated.corpus)[-1], curated.recipe)
-    for wanted in readings_of(name, origins):
-        if found := list(_found(curated, wanted, origins)):
-            return found
+    found: list[dict[str, Any]] = []
+    try:
+        for wanted in readings_of(name, origins):
+            if wanted.column == "input" or not found:
+                found += _not_in(found, _found(curated, wanted, origins))
+    except InputError:
+        if not found:  # else the path of a file with several documents is the id of one
+            raise
+    if found:
+        return found
     if wanted.line is not None:
-        raise origins.no_line(wanted.values, wanted.line)
+        before = _line_before(curated, wanted, origins)
+        raise origins.no_line(wanted.values, wanted.line, before)
     if error := origins.unread(name):
         raise error
     raise InputError(
@@ -65,6 +74,28 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
         "of the text where it has none; a file that is one document is found by its path, a line "
         "or row of another as PATH:17, and any document by `--text` and words that it contains",
     )
+
+
+def _not_in(found: list[dict[str, Any]], others: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of records that are not among those found."""
+    keys = "unit", "row", "file", "line", "fate"
+    seen = [[one.get(key) for key in keys] for one in found]
+    return [one for one in others if [one.get(key) for key in keys] not in seen]
+
+
+def _line_before(
+    curated: Curated | PartiallyCurated, wanted: Wanted, origins: Origins
+) -> int | None:
+    """Return the line of the last record of an input that begins before the line wanted."""
+    corpus = generations(curated.corpus)[-1]
+    whole = replace(wanted, line=None)
+    lines = [one["line"] for one in iter_quarantined(corpus, whole, origins)]
+    for unit in units_of(corpus):
+        rows = whole.rows(unit, origins)
+        places = unit.read_rows(["input", "line"]).take(pa.array(rows)).to_pylist()
+        lines += [origins.line(unit, one["input"], one["line"]) for one in places]
+    assert wanted.line is not None
+    return max((line for line in lines if line is not None and line < wanted.line), default=None)
 
 
 def fates_with(

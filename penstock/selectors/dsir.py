@@ -88,7 +88,7 @@ class Dsir(
         default=1_000_000_000,
         description="Counting stops after the document in which this many n-grams are reached. "
         "Published: 100,000 for each bucket, which is the same for 10,000 buckets. Documents "
-        "are taken in the order of a hash of their ids, not of the corpus.",
+        "are taken in the order of a hash of their ids and texts, not of the corpus.",
     )
     per_ngram: bool = Field(
         default=False,

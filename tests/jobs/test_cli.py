@@ -265,7 +265,9 @@ def test_why_is_told_in_words(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert told.startswith("copy (web): dropped; rule duplicate: repeats d0007\n")
     assert f"  text: {' '.join(text.split())[:30]}" in told
     told = ran(fresh, monkeypatch, "why", "recipe.yaml", "d0000").stdout
-    assert re.search(r"\n  score in length: \d+, higher than \d+\.\d% of the documents\n", told)
+    assert re.search(
+        r"\n  score in length: \d+, higher than \d+\.\d% of the documents with a score\n", told
+    )
     assert f"  text: {documents(1)[0]['text'][:30]}" in told
 
 

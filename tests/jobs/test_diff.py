@@ -124,7 +124,9 @@ def test_a_tie_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().out.splitlines()
     went_out = [line for line in lines if line.startswith("- ")]
     assert len(went_out) == len(ties) and all("): in B: " in line for line in went_out)
-    assert sum("a tie: a hash of the ids decides" in line for line in lines) == sum(ties.values())
+    assert sum("a tie: a hash of seed, id and text decides" in line for line in lines) == sum(
+        ties.values()
+    )
 
 
 def test_another_threshold_lets_others_in(tmp_path: Path) -> None:

@@ -168,6 +168,65 @@ def test_a_file_that_is_not_read_is_named_with_the_reason(tmp_path: Path) -> Non
             assert part in done.stderr
 
 
+def test_a_line_that_is_of_no_record_is_explained(tmp_path: Path) -> None:
+    """Files of other keys, hidden names, missing files, and lines within a quoted field."""
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "table.csv").write_text(
+        'id,text\na,water\nb,"wine\nand\n\nbread"\nc,mill\n'
+    )
+    for name in ("held.jsonl", "goal.jsonl", ".own.jsonl", "other.jsonl"):
+        (tmp_path / name).write_bytes(jsonl(name))
+    tree = {
+        "corpus": [{"path": "pool"}],
+        "evaluate": ["held.jsonl"],
+        "select": {"near": {"use": "dsir", "target": ["goal.jsonl"]}},
+        "budget": {"tokens": 16, "rank": "near"},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(tree))
+    done = CliRunner().invoke(main, ["clean", str(recipe), "--workers", "1"])
+    assert done.exit_code == 0, done.stderr
+
+    def why(name: str) -> str:
+        done = CliRunner().invoke(main, ["why", str(recipe), name])
+        assert done.exit_code == 2, done.stdout
+        return done.stderr
+
+    for name, key in (("held.jsonl:1", "evaluate"), ("goal.jsonl", "select.near.target")):
+        said = why(str(tmp_path / name))
+        assert f"`{key}` names it" in said and "add it to" not in said
+    assert "hidden name" in why(".own.jsonl:1")
+    assert "add it to `corpus`" in why("other.jsonl:1") and "hidden" not in why("other.jsonl")
+    for line in (4, 5, 6):
+        said = why(f"table.csv:{line}")
+        assert f"line {line}:" in said and "the record at line 3" in said
+    assert "count from 1" in why(f"{tmp_path}/pool/table.csv:0")
+    assert "count from 1" in why("table.csv:0")
+    assert "no such file" in why("pool/nothere.jsonl:3")
+
+
+def test_an_id_that_is_a_path_hides_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.md").write_text("water in a note")
+    (tmp_path / "pool" / "b.jsonl").write_bytes(
+        jsonl("pool/a.md", "pool/b.jsonl:2", "pool/b.jsonl:1", "pool/b.jsonl")
+    )
+    run("clean", tmp_path, "pool")
+    for name, expected in (
+        (f"{tmp_path}/pool/a.md", [("a.md", None)]),
+        ("pool/a.md", [("b.jsonl", 1), ("a.md", None)]),
+        ("pool/b.jsonl:2", [("b.jsonl", 2)]),
+        ("pool/b.jsonl:1", [("b.jsonl", 3), ("b.jsonl", 1)]),
+        ("pool/b.jsonl", [("b.jsonl", 4)]),
+    ):
+        found = fates(tmp_path, "pool", name)
+        got = [(Path(one["file"]).name, one["place"] and one["line"]) for one in found]
+        assert got == expected, name
+
+
 def test_a_dataset_has_the_name_that_the_recipe_gives_it(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

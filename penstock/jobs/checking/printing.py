@@ -8,7 +8,6 @@ from typing import Any
 from penstock.display import numbered, shortened
 from penstock.jobs.checking.check import RecipeCheck
 from penstock.jobs.checking.estimates import Estimate
-from penstock.jobs.checking.sampling import EXAMINED
 from penstock.jobs.console import Console
 
 __all__ = ["print_check", "size_words", "time_words"]
@@ -68,8 +67,9 @@ def _fields(checked: RecipeCheck, console: Console) -> None:
             for name, types in itertools.islice(sorted(fields.items()), _FIELDS)
         ]
         if rows:
+            examined = sum(one.examined for one in checked.sample.files if one.item == number)
             console.table(
-                ("field", f"types, in at most {EXAMINED} records of a file", "is"),
+                ("field", f"types, in {numbered(examined, 'record')}", "is"),
                 [
                     (name, types, use or ("" if len(name) > 40 else f"meta.{name}"))
                     for name, types, use in rows

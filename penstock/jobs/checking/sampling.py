@@ -81,6 +81,8 @@ class SampledFile:
     """True if the file was read to its end."""
     damaged: bool = False
     """True if reading ended with :attr:`error`."""
+    examined: int = 0
+    """Records of which :attr:`fields` has the fields."""
     fields: FieldTypes = field(default_factory=dict)
     share: float = 1.0
     """About the share of the file's bytes that the records take."""
@@ -319,6 +321,7 @@ def _read(file: SampledFile, most_bytes: int, most_records: int, number: int) ->
                 file.error = f"{batch.bad[0].place}: {batch.bad[0].error}"
             for bad in batch.bad[:EXAMINED]:
                 _count_raw(bad.raw, file.fields)
+                file.examined += 1
             if file.text_bytes >= most_bytes or file.records >= most_records:
                 break
         else:
@@ -336,6 +339,7 @@ def _read(file: SampledFile, most_bytes: int, most_records: int, number: int) ->
     if documents is None:
         return _EMPTY
     _count_fields(documents, spec, file.fields)
+    file.examined += min(len(documents), EXAMINED)
     if not file.whole:
         with contextlib.suppress(PenstockError, OSError):  # said already
             file.share = _share(file, extent, documents)

@@ -1,11 +1,12 @@
 """Find the exact cutoff of a budget in a pool by radix selection, without sorting the pool.
 
-Documents are ordered by score, then by a hash of their id: 96 bits, read a digit at a time. A pass
-over the units sums document sizes by the next digit, only for documents whose first bits are those
-of the bin in which the budget is crossed. Sums are of integers, so they do not depend on the order
-of units. With digits of 16 bits two passes fix the score to the last bit, and a third or fourth
-separates equal scores. A digit has 16 bits for up to 16 groups and 8 bits for more: a pass holds at
-most 16 MiB of sums (or 4 KiB for each group) for a pool of any size; 8 bits take twice the passes.
+Documents are ordered by score, then by a hash of seed, id and text: 96 bits, read a digit at a
+time. A pass over the units sums document sizes by the next digit, only for documents whose first
+bits are those of the bin in which the budget is crossed. Sums are of integers, so they do not
+depend on the order of units. With digits of 16 bits two passes fix the score to the last bit, and a
+third or fourth separates equal scores. A digit has 16 bits for up to 16 groups and 8 bits for more:
+a pass holds at most 16 MiB of sums (or 4 KiB for each group) for a pool of any size; 8 bits take
+twice the passes.
 """
 
 from __future__ import annotations

@@ -138,15 +138,26 @@ def find_inputs(recipe: Recipe) -> FoundInputs:
     )
 
 
-def _files_of_other_keys(recipe: Recipe) -> set[str]:
-    """Return the files, with all links resolved, of targets, evaluation and the tokenizer."""
-    patterns = [*recipe.evaluate, *recipe.clean.decontaminate.files]
-    patterns += [name for selector in recipe.select.values() for name in selector.target]
-    files = {real_path(file) for name in patterns for file in find_files(recipe.resolve(name))}
+def files_of_other_keys(recipe: Recipe) -> dict[str, str]:
+    """Return the files of targets, evaluation and the tokenizer: path, all links resolved, to key.
+
+    Args:
+        recipe: Names the files.
+    """
+    patterns = [
+        (f"select.{n}.target", one) for n, own in recipe.select.items() for one in own.target
+    ]
+    patterns += [("clean.decontaminate.files", one) for one in recipe.clean.decontaminate.files]
+    patterns += [("evaluate", one) for one in recipe.evaluate]
+    files = {
+        real_path(file): key
+        for key, pattern in patterns
+        for file in find_files(recipe.resolve(pattern))
+    }
     if isinstance(recipe.tokenizer, str):
         path = recipe.resolve(recipe.tokenizer)
-        files |= {real_path(one) for one in (path, *(path / own for own in _TOKENIZER))}
-        files.add(real_path(path.parent / _TOKENIZER[1]))
+        own = [path, *(path / one for one in _TOKENIZER), path.parent / _TOKENIZER[1]]
+        files |= {real_path(one): "tokenizer" for one in own}
     return files
 
 
@@ -174,7 +185,7 @@ def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_
     else:
         raise InputError("no such file", file=path, fix=_FIX)
     if exactness[0]:
-        others = _files_of_other_keys(recipe)
+        others = files_of_other_keys(recipe)
         walk.left_out.named |= {str(one.path) for one in found if one.real in others}
         found = [one for one in found if one.real not in others]
     if not found:

@@ -58,6 +58,9 @@ def test_a_sound_recipe_has_no_findings_and_exact_counts(pool: Path) -> None:
     assert sum(tally["documents"] for tally in one.sources().values()) == 200
     assert set(one.sources()) == {row["source"] for row in rows}
     assert one.sample.fields(0)["stars"] == {"integer": 200}
+    assert [file.examined for file in one.sample.files] == [200], (
+        "of which the table has the fields"
+    )
     assert not (pool / "work").exists()
 
 
