@@ -333,7 +333,7 @@ def _curate(
                     selector_training.climb(*arguments, workspace, progress, free)
                 if needs.cluster_weights:
                     selector_training.find_weights(*arguments, models, free)
-        made["columns"] = columns = _make_columns(wanted, models)
+        made["columns"] = columns = _make_columns(plan, wanted, models)
     with stage("tokenizer"):
         tokenizer = tokenizer or make_tokenizer(plan.tokenizer, pool, workspace, runner)
     with stage("cut"):
@@ -373,11 +373,12 @@ def _wanted(columns: Sequence[Column], models: Models, rescore: Sequence[str]) -
     return copies
 
 
-def _make_columns(wanted: Sequence[Column], models: Models) -> dict[str, Artefact]:
+def _make_columns(plan: Plan, wanted: Sequence[Column], models: Models) -> dict[str, Artefact]:
     """Find or make the columns, and warn of those that are no selection, unless only looking."""
     columns = make_columns(wanted, models)
     if not models.workspace.read_only:
-        for line in (*constant_columns(columns), *length_columns(models.pool, columns)):
+        ranked = _columns_of_cut(plan, columns)  # one that is only carried takes no document
+        for line in (*constant_columns(ranked), *length_columns(models.pool, ranked)):
             models.progress(line)
     return columns
 

@@ -10,7 +10,10 @@ from scipy.stats import spearmanr
 
 from penstock.jobs.column_warnings import constant_columns, length_columns
 from penstock.jobs.console import Console
+from penstock.jobs.curate import curate
 from penstock.jobs.why import fates_of
+from penstock.pipeline.runner import LocalRunner
+from penstock.recipe_file import override, parse_recipe
 from tests.pools import documents, make, recipe_of, write_jsonl
 
 
@@ -73,3 +76,29 @@ def test_an_exhausted_pool_is_told(
     Console().curated(made)
     (line,) = [one for one in capsys.readouterr().out.splitlines() if "tokens delivered" in one]
     assert ("budget.allow_short" in line) == exhausted
+
+
+def test_a_column_that_is_only_carried_is_not_told(tmp_path: Path) -> None:
+    """`short documents are taken first` was said of a column that takes none."""
+    rows = documents(200)
+    for number, row in enumerate(rows):
+        row["text"] = " ".join(["stone"] * (1 + number % 40)) + f" {row['id']}"
+    write_jsonl(tmp_path / "pool.jsonl", rows)
+    (tmp_path / "carrying.py").write_text(
+        "def lengths(texts):\n    return [-len(text) for text in texts]\n\n\n"
+        "def hashes(texts):\n    return [sum(map(ord, text)) * 7919 % 97 for text in texts]\n"
+    )
+    tree = {
+        "corpus": [{"path": "pool.jsonl"}],
+        "select": {"own": {"use": "carrying:hashes"}, "length": {"use": "carrying:lengths"}},
+        "budget": {"tokens": 1_000, "rank": "own"},
+        "tokenizer": {"train": {"vocab_size": 384}},
+        "shards": {"sequence_length": 32, "carry": "length"},
+    }
+    told: dict[str, list[str]] = {}
+    for rank in ("own", "length"):
+        recipe = parse_recipe(override(tree, {"budget": {"rank": rank}, "work": rank}), tmp_path)
+        lines = told[rank] = []
+        curate(recipe, LocalRunner(1), lines.append)
+    assert [any("select.length: the scores follow" in line for line in told[rank])
+            for rank in ("own", "length")] == [False, True]  # fmt: skip

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
+from penstock.jobs.export.texts import null_scores
 from penstock.jobs.export.token_streams import TokenFile, TokenWriting, documents_in
 from penstock.storage import Sink, atomic_file
 
@@ -86,6 +87,9 @@ def _write(
     with atomic_file(shared.directory / f"{item.name}{index_ending}") as index:
         write_index(index, lengths, kind)
     table = pa.concat_tables(facts).combine_chunks()
+    for column in {"score", "carried"} & {*table.column_names}:
+        scores = null_scores(table.column(column).combine_chunks())
+        table = table.set_column(table.column_names.index(column), column, scores)
     table = table.append_column("tokens", pa.array(lengths, pa.int64()))
     rows = f"documents/{item.name.rpartition('/')[2]}.parquet"
     with atomic_file(shared.directory / rows) as own:

@@ -23,6 +23,8 @@ from penstock.jobs.stage_lines import describe_draw
 
 __all__ = ["card", "hub_licence"]
 
+_NOT_LOADED = " `datasets.load_dataset`, which the hub may show, does not read these files."
+
 _SOURCES = 100
 """Most sources of the table; ``sources.json`` has more."""
 
@@ -89,7 +91,7 @@ def card(
         f"{drawn and f', {_escaped(drawn)}'} "
         f"(ranked by {', '.join(f'`{name}`' for name in curated.recipe.budget.ranks)}).",
         "",
-        f"Format: {form.summary} (`{to}`). {reading}",
+        f"Format: {form.summary} (`{to}`). {reading}{'' if form.pattern else _NOT_LOADED}",
         "",
         *about,
         "",
@@ -166,7 +168,8 @@ def _columns(columns: Sequence[str]) -> list[str]:
     return [
         "A document has `id`, `text`, `source`, `license` as given, `parent` (the id of the "
         "document that a rewriter made it from), `meta` (the record's other fields), "
-        f"`tokens` (taken of it: fewer than it has, of the last document of a share){scores}."
+        f"`tokens` (taken of it: fewer than it has, of the last document of a share){scores}"
+        f"{'; null: it has no score' if columns else ''}."
     ]
 
 

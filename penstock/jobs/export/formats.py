@@ -160,7 +160,9 @@ FORMATS: Mapping[str, ExportFormat] = {
     "megatron": ExportFormat(
         summary="token ids as .bin and .idx, for Megatron-LM and NeMo",
         reading="Megatron-LM's `--data-path` and NeMo's `data_prefix` take the paths of "
-        "`data/tokens-*` without their endings. Each document is between two ends of text.",
+        "`data/tokens-*` without their endings, as does "
+        "`megatron.core.datasets.indexed_dataset.IndexedDataset`. Each document is between two "
+        "ends of text.",
         files=_streams,
         write=write_megatron,
         finish=_nothing,

@@ -42,7 +42,7 @@ from penstock.storage import atomic_file
 __all__ = ["Exported", "export"]
 
 STAGE = "export"
-VERSION = 4
+VERSION = 5
 
 _KEYS = {
     *("seed", "corpus", "unit_bytes", "clean", "rewrite", "select", "budget", "tokenizer"),

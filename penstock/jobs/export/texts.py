@@ -29,6 +29,7 @@ __all__ = [
     "DocumentFile",
     "card_features",
     "document_schema",
+    "null_scores",
     "saved_dataset_files",
     "write_json_lines",
     "write_parquet",
@@ -118,9 +119,17 @@ def _exported(
     known["license"] = licences_of(batch.column("meta"))
     if columns:
         fields = schema.field("scores").type
-        scores = [batch.column(name) for name in columns]
+        scores = [null_scores(batch.column(name)) for name in columns]
         known["scores"] = pa.StructArray.from_arrays(scores, fields=list(fields))
     return pa.RecordBatch.from_arrays([known[name] for name in schema.names], schema=schema)
+
+
+def null_scores(scores: pa.Array) -> pa.Array:
+    """Return (n,) float32 scores with null in place of NaN: no score, as JSON lines have it.
+
+    In SQL a NaN makes an average NaN, and is the largest of all; null is left out.
+    """
+    return pc.if_else(pc.is_nan(scores), pa.scalar(None, scores.type), scores)
 
 
 def _written(

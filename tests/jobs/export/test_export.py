@@ -425,3 +425,21 @@ def test_the_command_prints_one_object(tmp_path: Path, monkeypatch: pytest.Monke
     lengths = [row["scores"]["length"] for row in read_lines(tmp_path / "made")]
     texts = [row["text"] for row in read_lines(tmp_path / "made")]
     assert np.array_equal(lengths, [len(text) for text in texts])
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_the_card_names_the_reader(to: str, curated: Curated, tmp_path: Path) -> None:
+    """The hub shows `load_dataset` of any dataset; of these formats it reads nothing."""
+    export(curated, to, str(tmp_path / "out"), LocalRunner(1))
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("Format: ")]
+    reader = {
+        "parquet": 'load_dataset(".")',
+        "jsonl": 'load_dataset(".")',
+        "datasets": 'load_from_disk("./data")',
+        "megatron": "IndexedDataset",
+        "numpy": "numpy.memmap",
+        "mds": "StreamingDataset",
+    }
+    assert reader[to] in line
+    assert ("does not read these files" in line) == (to not in ("parquet", "jsonl"))

@@ -22,6 +22,7 @@ from penstock.jobs.export.arrays import write_arrays, write_megatron
 from penstock.jobs.export.mds import SequenceFile, index_file, write_mds
 from penstock.jobs.export.token_streams import TokenFile, TokenWriting
 from penstock.pipeline.runner import LocalRunner
+from tests.documented import blocks
 from tests.jobs.export.exported import HOSTILE, curated_of
 
 LENGTH = 16
@@ -278,3 +279,23 @@ def test_shards_with_other_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError) as info:
         write_arrays(TokenFile(name="data/x", first=0, last=1), shared)
     assert info.value.file == str(tmp_path / "shard-00000.arrow")
+
+
+def test_the_loop_of_the_page_reads_the_shards(
+    curated: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (loop,) = [one for one in blocks("docs/exporting.md") if one.title == "loop.py"]
+    seen: list[tuple[list[int], list[int], int]] = []
+    text = loop.text.replace("...  #", "seen.append((row.tolist(), starts, eos))  #")
+    assert text != loop.text
+    monkeypatch.setattr("sys.argv", ["loop.py", str(curated.shards.path)])
+    exec(compile(text, "loop.py", "exec"), {"seen": seen})
+    (eos,) = {one[2] for one in seen}
+    whole: list[list[int]] = []
+    for record in curated.shards.named("shard-"):
+        for row in pa.ipc.open_file(str(curated.shards.path / record.path)).read_all().to_pylist():
+            whole += [row["tokens"], row["doc_start"]]
+    assert [list(part) for one in seen for part in one[:2]] == whole
+    documents = documents_of_shards(curated)
+    assert all(ids[0] == eos for _, ids in documents)
+    assert sum(ids[-1] == eos for _, ids in documents) >= len(documents) - 3  # shares end
