@@ -179,8 +179,6 @@ def test_copies_are_counted_for_each_document_that_stays(curated: Curated) -> No
     assert (copies.dropped, copies.stay, copies.near) == (9, 2, None)
     assert copies.largest == (("d0000", 5), ("d0001", 4))
     assert dict(copies.sizes) == {"3 to 5": 2}
-    page = render(curated)
-    assert "2 stayed in their place; a later rule may have dropped some" in page
 
 
 @pytest.mark.slow

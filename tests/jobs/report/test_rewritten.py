@@ -56,6 +56,7 @@ def test_copies_of_both_verdicts_go_to_the_document_that_stays(rewritten: Rewrit
 
 def test_the_page_says_what_both_verdicts_say(rewritten: RewrittenPool) -> None:
     page = render(rewritten.curated)
+    assert "5 stayed in their place; a later rule may have dropped some" in page
     for rule in ("min_words", "min_lettered_words"):
         name = f"gopher_quality: {rule}"
         first, alone = rewritten.by_reason[name], rewritten.alone[name]
