@@ -26,6 +26,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 """Seconds before the first restart, and the most before any."""
 
 
+MOST = 200
+"""Characters of an error in a note: Ray's on a lost worker has 700."""
+
+
 class FailedSession(Exception):
     """The end of a session that failed.
 
@@ -73,6 +77,7 @@ def make_lane(
             error = failed.error
         pause = pause_before(number)
         what = error.problem if isinstance(error, PenstockError) else str(error)
+        what = what if len(what) <= MOST else f"{what[:MOST]}…"
         directory = run.draft(workspace).staging()
         directory.mkdir(parents=True, exist_ok=True)
         line = f"{what}; starting again in {pause:g} s, restart {number} of at most {most}"

@@ -68,7 +68,7 @@ def kill_a_worker_once(saved: Callable[[], bool]) -> threading.Thread:
 def test_a_session_whose_worker_is_killed_goes_on_by_itself(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"checkpoint": {"minutes": None, "tokens": 2_560}, "tokens": 16_000}
+    settings = {"checkpoint": {"minutes": None, "tokens": 2_560}, "tokens": 8_000}
     alone = spec(shards, **settings)
     undisturbed = Workspace(tmp_path / "undisturbed")
     run_one(alone, undisturbed, Group(), Signer(bytes(32)))
@@ -97,7 +97,7 @@ def test_a_session_whose_worker_is_killed_goes_on_by_itself(
     at = next(n for n, line in enumerate(seen) if "restart" in line)
     assert seen[at] == restart and seen[at + 1] == resumed
     after = [line["step"] for line in seen[at:] if "loss" in line]
-    assert after == list(range(resumed["step"] - 1, 63)) and followed[0] == 0
+    assert after == list(range(resumed["step"] - 1, 32)) and followed[0] == 0
 
 
 def failing(*outcomes: Sequence[Exception]) -> tuple[Callable[[], None], list[int]]:
@@ -155,6 +155,17 @@ def test_nothing_starts_again_after_the_command_was_stopped(shards: Path, tmp_pa
     with pytest.raises(TrainingError):  # the pause is of 2 s
         make_lane(session, [spec(shards, max_failures=9)], Workspace(tmp_path), stopped)
     assert called == [0]
+
+
+def test_the_note_of_a_long_error_is_short(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarting, "FIRST_PAUSE", 0.0)
+    session, _ = failing([TrainingError("The actor is dead. " * 40)])
+    wanted = spec(shards, max_failures=1)
+    make_lane(session, [wanted], Workspace(tmp_path), threading.Event())
+    (note,) = lines(Path(wanted.draft(Workspace(tmp_path)).path), "notes.jsonl")
+    assert note["note"].startswith("The actor is dead.") and len(note["note"]) < 300
 
 
 def test_which_failures_may_pass() -> None:
