@@ -90,6 +90,7 @@ from penstock.errors import (
 
 if TYPE_CHECKING:
     from penstock.jobs.api import clean, compare, curate, export, open, train
+    from penstock.jobs.looking import diff, sample, why
     from penstock.recipe import Recipe
     from penstock.recipe_file import load_recipe
     from penstock.selectors.base import Scorer, SetSelector
@@ -127,10 +128,13 @@ __all__ = [
     "clean",
     "compare",
     "curate",
+    "diff",
     "export",
     "load_recipe",
     "open",
+    "sample",
     "train",
+    "why",
 ]
 
 _LAZY = {
@@ -144,10 +148,13 @@ _LAZY = {
     "clean": "penstock.jobs.api",
     "compare": "penstock.jobs.api",
     "curate": "penstock.jobs.api",
+    "diff": "penstock.jobs.looking",
     "export": "penstock.jobs.api",
     "load_recipe": "penstock.recipe_file",
     "open": "penstock.jobs.api",
+    "sample": "penstock.jobs.looking",
     "train": "penstock.jobs.api",
+    "why": "penstock.jobs.looking",
 }
 """The module of each name that is imported when it is first used (PEP 562)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import penstock
+from penstock.jobs.cli import main
 from penstock.jobs.curate import Curated, PartiallyCurated
 from penstock.pipeline.runner import LocalRunner
 from tests.pools import documents, write_jsonl
@@ -46,10 +49,13 @@ NAMES = [
     "clean",
     "compare",
     "curate",
+    "diff",
     "export",
     "load_recipe",
     "open",
+    "sample",
     "train",
+    "why",
 ]
 
 RECIPE = """\
@@ -181,6 +187,32 @@ def test_only_a_runner_that_was_started_here_is_closed(
     events.clear()
     run_it(recipe, settings=settings, runner="local")
     assert events == ["closed", "train", "closed"], "workers hold memory while models are trained"
+
+
+def test_documents_are_looked_at_as_the_commands_do(recipe: Path) -> None:
+    """Each function returns what its command prints with ``--json``."""
+    other = ["budget.tokens=1_000"]
+    for settings in ([], other):
+        penstock.curate(recipe, settings=settings, runner="local", workers=1)
+
+    def printed(*arguments: str) -> list[dict[str, Any]]:
+        done = CliRunner().invoke(main, [*arguments, "--json"])
+        assert done.exit_code == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    path = str(recipe)
+    name = penstock.sample(recipe, 1, place="taken")[0]["id"]
+    fates = penstock.why(recipe, name)
+    assert json.loads(json.dumps(fates)) == printed("why", path, name)[-1]["fates"]
+    words = fates[0]["text"][:40]
+    assert name in [one["id"] for one in penstock.why(recipe, words, text=True)]
+    drawn = penstock.sample(recipe, 3, place="left", seed=4)
+    *lines, _ = printed("sample", path, "-n", "3", "--from", "left", "--seed", "4")
+    assert json.loads(json.dumps(drawn)) == lines and len(lines) == 3
+    found = penstock.diff(path, path, settings=other)
+    assert json.loads(json.dumps(found)) == printed("diff", path, path, "--set", other[0])[-1]
+    with pytest.raises(penstock.BadInput):
+        penstock.why(recipe, "nobody")
 
 
 def test_nothing_of_the_process_is_changed(recipe: Path) -> None:

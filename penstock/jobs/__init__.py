@@ -10,7 +10,8 @@
       │                                                                os_errors.py,
       │                                                                heartbeat.py,
       │                                                                progress_lines.py
-      └─ api               penstock.curate, train, compare, open, ...  api.py, progress.py
+      └─ api               penstock.curate, train, compare, open, ...  api.py, progress.py,
+           │               penstock.why, sample, diff                  looking.py
            ├─ Plan         a recipe's parts for its stages, checked    plan.py, build.py,
            │                                                           evaluation_examples.py
            ├─ clean        a dry run of the rules                      clean.py
