@@ -168,7 +168,8 @@ class Lease:
                 key=self._key,
                 file=self._root,
                 fix=f"wait for that driver, stop it, or give another `{self._key}`; the directory "
-                f"may be taken over {self._expiry:.0f} s after the last renewal",
+                "may be taken over when its process has ended, and that of another machine "
+                f"{self._expiry:.0f} s after its last renewal",
             )
         now = time.time()
         mine = _Holder(

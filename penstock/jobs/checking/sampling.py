@@ -378,7 +378,12 @@ def _share(file: SampledFile, extent: Extent, documents: pa.Table) -> float:
     block = next(iter(blocks(file.input.path)), b"") if lines else b""
     count = block.count(b"\n")
     if count:
-        read = file.records * (block.rfind(b"\n") + 1) / count
+        # In CSV a field of several lines has line feeds of its own; those of `meta` are escaped.
+        texts, metas = (documents[name] for name in ("text", "meta"))
+        within = pc.sum(pc.count_substring(texts, "\n")).as_py() or 0
+        within += pc.sum(pc.count_substring(metas, "\\n")).as_py() or 0
+        spread = within if _delimited(file.input) else 0
+        read = (file.records + spread) * (block.rfind(b"\n") + 1) / count
     else:
         metas = pc.sum(pc.binary_length(documents["meta"])).as_py() or 0
         block = "\n".join(documents["text"].slice(0, 2000).to_pylist()).encode()
@@ -387,6 +392,10 @@ def _share(file: SampledFile, extent: Extent, documents: pa.Table) -> float:
         head = bytes(block[: 2**22])
         read *= len(zstandard.compress(head, 3)) / max(1, len(head))
     return min(1.0, max(read / file.size, 1e-12))
+
+
+def _delimited(one: Input) -> bool:
+    return ending_of(one.path).lower().split(".")[1] in ("csv", "tsv")
 
 
 # -- fields -----------------------------------------------------------------------------------

@@ -157,8 +157,8 @@ def _ids(facts: Mapping[str, Any]) -> list[str]:
     name = f" ({_escaped(facts['eos_token'])})" if facts["eos_token"] else ""
     return [
         f"Ids are `{facts['dtype']}`, little-endian, of `tokenizer/tokenizer.json`. The end of "
-        f"text, before and after each document, is the id {facts['eos_token_id']}{name}; the last "
-        "document of a share may be shortened, and then has none after it. "
+        f"text, before and after each document, is the id {facts['eos_token_id']}{name}; the "
+        "document of lowest rank in each share may be shortened, and then has none after it. "
         "`tokens.json` has these values."
     ]
 
@@ -168,7 +168,8 @@ def _columns(columns: Sequence[str]) -> list[str]:
     return [
         "A document has `id`, `text`, `source`, `license` as given, `parent` (the id of the "
         "document that a rewriter made it from), `meta` (the record's other fields), "
-        f"`tokens` (taken of it: fewer than it has, of the last document of a share){scores}"
+        "`tokens` (taken of it: fewer than it has, of the document of lowest rank in a share)"
+        f"{scores}"
         f"{'; null: it has no score' if columns else ''}."
     ]
 

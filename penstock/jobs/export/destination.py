@@ -159,7 +159,8 @@ class Destination:
         """
         sizes = sizes_under(self.path) if kind_of(self.path) else {}
         half = [name for name in sizes if _OURS.fullmatch(temporary_target(name) or "")]
-        names = [name for name in sizes if name not in half and not _LEASE.fullmatch(name)]
+        leases = [name for name in sizes if _LEASE.fullmatch(temporary_target(name) or name)]
+        names = [name for name in sizes if name not in half and name not in leases]
         if not names:
             return _DirectoryState(None, half)
         if "manifest.json" not in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from penstock.jobs.checking import sampling
 from penstock.jobs.checking.check import RecipeCheck, check_recipe
 from penstock.jobs.checking.sampling import MOST_FILES, MOST_RECORDS
 from penstock.jobs.cli import main
@@ -352,6 +354,19 @@ def test_files_of_one_kind_do_not_stand_for_those_of_another(tmp_path: Path) -> 
     cleaned = checked(tmp_path, corpus=[{"path": "*"}], clean={"where": f"bytes < {2_000}"})
     assert cleaned.judged is not None
     assert cleaned.judged.kept_share == pytest.approx(lines / (texts + lines), rel=0.1)
+
+
+def test_rows_of_several_lines_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line of a quoted field was taken for a row: 12 times the documents there are."""
+    monkeypatch.setattr(sampling, "MOST_RECORDS", 200)
+    with open(tmp_path / "pool.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "note"])
+        for number in range(6_000):
+            rows.writerow(["\n".join([f"Water {number} turns a wheel."] * 12), "a\nb\nc"])
+    one = checked(tmp_path, corpus=[{"path": "pool.csv"}])
+    assert one.sample is not None and not one.sample.whole
+    assert one.estimate is not None and one.estimate.documents == pytest.approx(6_000, rel=0.03)
 
 
 def test_a_table_is_sampled_by_row_groups(tmp_path: Path) -> None:

@@ -82,8 +82,19 @@ def exported(curated: Curated, to: str, out: Path, overwrite: bool = False) -> A
 @pytest.mark.parametrize(
     ("to", "moments"),
     [
-        ("jsonl", ["-begun.json", "data/train-", "-data-train-", "README.md", "manifest.json"]),
-        ("numpy", ["data/tokens-", "scratch/", "tokens.json", "-described.json"]),
+        (
+            "jsonl",
+            [
+                "lease/",
+                "-begun.json",
+                "lease/",
+                "data/train-",
+                "-data-train-",
+                "README.md",
+                "manifest.json",
+            ],
+        ),
+        ("numpy", ["data/tokens-", "scratch/", "tokens.json", "-described.json", "manifest.json"]),
     ],
 )
 def test_killed_before_a_renaming_it_goes_on(
@@ -91,7 +102,7 @@ def test_killed_before_a_renaming_it_goes_on(
 ) -> None:
     """The temporary files of the kill were taken for files of another export."""
     out = tmp_path / "out"
-    for moment in moments:
+    for moment in moments:  # one within taking the lease is before and after anything is written
         killed = run(project, moment, to, str(out))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         half = [target for name in files_under(out) if (target := temporary_target(name))]
