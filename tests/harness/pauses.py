@@ -38,7 +38,7 @@ def run(order: dict[str, Any], rank: int) -> int:
     from penstock.storage import locks
 
     lease._machine = lambda: str(order["machine"])
-    lease.Lease.__init__.__defaults__ = (RENEWAL, EXPIRY)  # type: ignore[misc]
+    lease.Lease.__init__.__defaults__ = (RENEWAL, EXPIRY, "work")  # type: ignore[misc]
     locks.PATIENCE = PATIENCE
     return curation.run(order, rank)
 

@@ -305,6 +305,7 @@ def test_the_command_begins_with_its_time_and_ends_with_the_verdict_and_the_page
         judged=["a", "b"],
         conclusion="verdict on {}".format,
         files=[tmp_path / "plot.png", page],
+        selected_arm="arm selected, seed 1",
         selected=SimpleNamespace(shards=SimpleNamespace(path=tmp_path / "shards")),
         summary=dict,
     )

@@ -245,7 +245,7 @@ def test_the_command_and_its_object(project: Path) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found.keys() == {
         "asked", "column", "documents", "documents_per_second", "excluded", "highest", "histogram",
-        "lowest", "notes", "of", "quantiles", "seconds", "slowest", "whole",
+        "lowest", "notes", "of", "quantiles", "seconds", "slow", "slowest", "whole",
     }  # fmt: skip
     assert len(found["histogram"]["edges"]) == len(found["histogram"]["counts"]) + 1
 

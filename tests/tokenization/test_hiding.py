@@ -141,7 +141,7 @@ def test_processors_dropout_truncation_and_padding_are_off(tmp_path: Path) -> No
     plain.model.dropout = 0.5
     plain.enable_truncation(4)
     plain.enable_padding(length=50)
-    assert len({tuple(ids(plain, text)) for _ in range(5)}) > 1
+    assert len({tuple(ids(plain, text)) for _ in range(99)}) > 1
     path = saved(plain, tmp_path)
     read = read_text_tokenizer(path)
     for _ in range(5):

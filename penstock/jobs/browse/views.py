@@ -181,7 +181,8 @@ class DocumentViews:
         place = (some - edges[0]) * (_BINS / (edges[-1] - edges[0]))
         codes[known] = np.clip(place, 0, _BINS - 1).astype(np.uint8)
         self._codes.append(codes)
-        drawn = values[known & self._browsed.base.kept]
+        # Documents that were dropped before a rewriter come last, and have no values here.
+        drawn = values[known & self._browsed.base.kept[: len(values)]]
         self.bins.append(
             Bins(
                 name=name,
