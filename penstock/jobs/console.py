@@ -382,7 +382,8 @@ def _short_of(curated: Curated) -> str:
     rounding = curated.shards.facts["sequence_length"] * len(facts["groups"])
     if facts["requested"] - facts["delivered"] < rounding:
         return ""
-    return ": all that may be taken, since the pool holds no more (budget.allow_short)"
+    above = ", or are above their share" if len(facts["groups"]) > 1 else ""
+    return f": all that may be taken; others have no score{above} (budget.allow_short)"
 
 
 def _span(noun: str, first: int, last: int) -> str:
