@@ -25,7 +25,6 @@ __all__ = ["FailedSession", "make_lane", "may_pass", "pause_before"]
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 """Seconds before the first restart, and the most before any."""
 
-
 MOST = 200
 """Characters of an error in a note: Ray's on a lost worker has 700."""
 
